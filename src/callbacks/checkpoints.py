@@ -1,0 +1,115 @@
+"""Checkpoints that say where they come from, and training that can stop anywhere and go on."""
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.distributed as dist
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.utilities import rank_zero_info
+
+
+class Best(ModelCheckpoint):
+    """`best.ckpt`: the epoch with the best value of `monitor`."""
+
+    def __init__(self, folder: str, monitor: str, mode: str = "max") -> None:
+        super().__init__(dirpath=folder, filename="best", monitor=monitor, mode=mode, enable_version_counter=False)
+
+
+class Last(pl.Callback):
+    """`last.ckpt`: where training stands, every `every_n_steps` steps, after each epoch, and on Ctrl-C.
+
+    The first Ctrl-C finishes the batch, saves and stops; the second stops at once.
+    """
+
+    def __init__(self, folder: str, every_n_steps: int = 500) -> None:
+        self.path, self.every_n_steps = str(Path(folder) / "last.ckpt"), every_n_steps
+        self._interrupted = False
+        self._handler: Any = None
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._interrupted = False
+        self._handler = signal.signal(signal.SIGINT, self._on_interrupt)
+
+    def _on_interrupt(self, *_: Any) -> None:
+        self._interrupted = True
+        signal.signal(signal.SIGINT, self._handler)
+        rank_zero_info("\nfinishing this batch and saving; Ctrl-C again stops at once")
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        stop = trainer.strategy.reduce_boolean_decision(self._interrupted, all=False)
+        # Before a validation too: a Ctrl-C inside it then loses nothing.
+        due = trainer.global_step % self.every_n_steps == 0 or trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+        if due or stop:
+            trainer.save_checkpoint(self.path, weights_only=False)
+        if stop:
+            self._stop()
+
+    def on_validation_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        if trainer.world_size == 1 and self._interrupted:
+            self._stop()
+
+    def _stop(self) -> None:
+        rank_zero_info(f"\nstopped; {self.path} holds the training: the same command with ckpt_path=last goes on")
+        raise KeyboardInterrupt
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        trainer.save_checkpoint(self.path, weights_only=False)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if stage == "fit" and self._handler is not None:
+            signal.signal(signal.SIGINT, self._handler)
+
+
+class Provenance(pl.Callback):
+    """Puts the resolved config and the DataModule's scaling, both plain values, into every checkpoint."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self.config = config
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint["config"] = self.config
+        checkpoint["scaling"] = trainer.datamodule.scaling.state()  # type: ignore[attr-defined]
+
+
+class Reproducible(pl.Callback):
+    """Seeds torch before every batch from (seed, step), so that a resumed run draws what an unbroken one would.
+
+    With several processes it also gives every process the first one's buffers before a validation, since the running
+    statistics of batch normalisation drift apart.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self._loader_states: list[dict[str, int]] = []
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self._loader_states = checkpoint["loops"]["fit_loop"]["state_dict"].get("combined_loader", [])
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Gives the loader its place in the epoch.
+
+        Lightning does so only where no optimizer asked for the number of steps beforehand, and does not know that an
+        epoch cut by limit_train_batches has ended.
+        """
+        for state in self._loader_states:
+            loader: Any = trainer.train_dataloader
+            loader.load_state_dict({"batches": state["batches"] % int(trainer.num_training_batches)})
+        self._loader_states = []
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        step = trainer.current_epoch * int(trainer.num_training_batches) + batch_idx
+        torch.manual_seed((self.seed * 1_000_003 + step) * 1_009 + trainer.global_rank)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if dist.is_available() and dist.is_initialized():
+            for buffer in pl_module.buffers():
+                dist.broadcast(buffer, 0)

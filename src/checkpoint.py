@@ -1,0 +1,100 @@
+"""Reading checkpoints without trusting them."""
+
+import pickle
+import re
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+# What each command composes for itself: where it writes, and what it does.
+COMPOSED_ANEW = ("callbacks", "logger", "output_dir", "ckpt_path", "init_from", "fit", "test")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used; the message names it and the mend."""
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """A checkpoint's tensors and plain values, on the CPU; nothing in it is executed.
+
+    Raises CheckpointError where the file is missing, is no checkpoint of phenokeep, or holds objects that unpickling
+    would have to run.
+    """
+    import torch
+
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(
+            f"no checkpoint at {path}: ckpt_path names a file such as runs/quickstart/seed_0/best.ckpt"
+        )
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} is refused: it holds more than tensors and plain values, and loading it could run code "
+            f"({str(error).splitlines()[0][:120]}). Use a checkpoint written by phenokeep"
+        ) from error
+    except (RuntimeError, EOFError, ValueError, OSError) as error:
+        raise CheckpointError(
+            f"{path} is no readable checkpoint ({error}): it may be cut short; use another"
+        ) from error
+    if not isinstance(saved, dict) or not {"state_dict", "config", "scaling"} <= set(saved):
+        raise CheckpointError(f"{path} was not written by phenokeep: it lacks its config or its scaling")
+    return saved
+
+
+def trusted_config(path: str | Path) -> dict[str, Any]:
+    """The part of a checkpoint's config that a later command builds on.
+
+    Raises CheckpointError where that part names a class that is not on the allow-list, or holds an interpolation.
+    """
+    config = {key: value for key, value in read_checkpoint(path)["config"].items() if key not in COMPOSED_ANEW}
+    _vet(config, Path(path))
+    return config
+
+
+@cache
+def allowed_targets() -> frozenset[str]:
+    """The classes a checkpoint's config may name: those that phenokeep's own configs name."""
+    folder = resources.files("phenokeep.configs")
+    texts = (entry.read_text() for entry in Path(str(folder)).rglob("*.yaml"))
+    return frozenset(name for text in texts for name in re.findall(r"_target_: *([\w.]+)", text))
+
+
+def _vet(node: Any, path: Path) -> None:
+    if isinstance(node, dict):
+        target = node.get("_target_")
+        if target is not None and target not in allowed_targets():
+            raise CheckpointError(
+                f"{path} is refused: its config would call {target!r}, which no config of phenokeep names. "
+                "If you trust it, replace that group on the command line, for example data=hcs_nuclei"
+            )
+        for value in node.values():
+            _vet(value, path)
+    elif isinstance(node, list):
+        for value in node:
+            _vet(value, path)
+    elif isinstance(node, str) and "${" in node:
+        raise CheckpointError(
+            f"{path} is refused: its config holds an interpolation ({node!r}), which none of ours does"
+        )
+
+
+def load_weights(module: Any, state: dict[str, Any], path: str | Path) -> None:
+    """Strict load_state_dict with an error that says what does not fit. Raises CheckpointError."""
+    own = module.state_dict()
+    missing, extra = sorted(set(own) - set(state)), sorted(set(state) - set(own))
+    shapes = [
+        f"{key} is {tuple(state[key].shape)}, here {tuple(own[key].shape)}"
+        for key in own
+        if key in state and own[key].shape != state[key].shape
+    ]
+    if missing or extra or shapes:
+        parts = [f"{len(keys)} {word} ({', '.join(keys[:3])} ...)" for word, keys in
+                 (("weights missing", missing), ("too many", extra), ("of another shape", shapes)) if keys]  # fmt: skip
+        raise CheckpointError(
+            f"{path} does not fit {type(module).__name__}: {'; '.join(parts)}. "
+            "It is a checkpoint of another model, or of this one with other settings"
+        )
+    module.load_state_dict(state)

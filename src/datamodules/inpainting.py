@@ -1,0 +1,176 @@
+"""Fields of view with holes: patches, masks and scaling for models that restore what is missing."""
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytorch_lightning as pl
+import torch.distributed as dist
+from rich.progress import track
+
+from ..imaging.tiles import Zoom, is_blank
+from .patches import FieldReader, MaskMaker, Patches, collate
+from .sampling import EpochSampler, ResumableLoader
+from .scaling import Scaling
+from .tables import TableError, assign_splits, check_images, read_index
+
+log = logging.getLogger(__name__)
+
+
+class Inpainting(pl.LightningDataModule):
+    """Patches of the fields in an index table, each with a hole drawn by `masks`.
+
+    `root` is a folder of images, a folder with index.csv, or the table itself (datamodules/tables.py). Batches follow
+    datamodules/batch.py. `scaling_state` is what a checkpoint kept of the training range (`Scaling.state`).
+
+    Raises TableError or ImageError, naming the file and the mend, before any training.
+    """
+
+    def __init__(
+        self,
+        root: str | None,
+        masks: MaskMaker,
+        channels: Sequence[str] = ("nuclei",),
+        zoom: Zoom | None = None,
+        scaling: str = "plate",
+        split_by: str = "well",
+        fractions: dict[str, float] | None = None,
+        batch_size: int = 8,
+        num_workers: int = 2,
+        seed: int = 0,
+        keep_blank: bool = False,
+        augment: Callable[..., Any] | None = None,
+        val_bands: Sequence[tuple[float, float]] | None = None,
+        pixel_size: float | None = None,
+        scaling_state: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if not root:
+            raise TableError(
+                "data.root is not set: name a folder of images or an index table, for example "
+                "data.root=path/to/plate, or draw a plate with data=virtual"
+            )
+        self.root = Path(root)
+        self.masks, self.channels, self.zoom = masks, list(channels), zoom or Zoom(crop=256, stride=256, size=256)
+        self.split_by, self.fractions = split_by, fractions or {"train": 0.7, "val": 0.1, "test": 0.2}
+        self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
+        self.keep_blank, self.augment, self.val_bands = keep_blank, augment, val_bands
+        self.pixel_size = pixel_size
+        self.scaling = Scaling(**(scaling_state or {"kind": scaling}))
+        self.index: pd.DataFrame | None = None
+        self._windows: dict[str, list[tuple[int, int, int]]] = {}
+
+    def setup(self, stage: str | None = None) -> None:
+        """Reads the index, checks every image, finds the patches and fits the scaling; once."""
+        if self.index is not None:
+            return
+        index = read_index(self.root, pixel_size=self.pixel_size)
+        missing = [name for name in self.channels if f"image_{name}" not in index]
+        if missing:
+            have = [column.removeprefix("image_") for column in index if column.startswith("image_")]
+            raise TableError(f"{self.root} has no channel {missing[0]!r}; data.channels can name: {', '.join(have)}")
+        check_images(index)
+        self.index = assign_splits(index, by=self.split_by, fractions=self.fractions, seed=self.seed)
+        self.reader = FieldReader(self.index, self.channels, _objects_column(self.index, self.channels[0]))
+        self._find_patches()
+        self._fit_scaling()
+
+    @property
+    def leaky_split(self) -> bool:
+        """Whether images of one well lie on two sides of the split."""
+        assert self.index is not None
+        return bool(self.index.attrs.get("leaky_split", False))
+
+    def _fit_scaling(self) -> None:
+        """Fits the range of every plate on its training wells, unless a checkpoint brought ranges."""
+        assert self.index is not None
+        plates, train = self.index["plate"].astype(str), self.index["split"].eq("train")
+        from_checkpoint = bool(self.scaling.ranges)
+        for plate in plates.unique():
+            for number, channel in enumerate(self.channels):
+                rows = (plates == plate).to_numpy().nonzero()[0]
+                training = [row for row in rows if train.iloc[row] and not from_checkpoint]
+                if training:
+                    self.scaling.fit(plate, channel, (self.reader.image(row)[number] for row in training))
+                elif channel not in self.scaling.ranges.get(plate, {}):
+                    known = self.scaling.fit(plate, channel, (self.reader.image(row)[number] for row in rows))
+                    log.warning(
+                        "plate %r has no range fitted on training wells: channel %r is scaled from %.0f to %.0f, "
+                        "estimated from all its fields",
+                        *(plate, channel, *known),
+                    )
+
+    def _find_patches(self) -> None:
+        """Lists the windows of every field, blank ones dropped, reading (and so checking) each image once."""
+        assert self.index is not None
+        self._windows = {"train": [], "val": [], "test": []}
+        blank = 0
+        for row in track(range(len(self.index)), description="checking fields", transient=True):
+            field = self.reader.image(row)[0]
+            for y, x in self.zoom.windows(field.shape):
+                if not self.keep_blank and is_blank(self.zoom.cut(field, y, x)):
+                    blank += 1
+                    continue
+                self._windows[self.index["split"].iloc[row]].append((row, y, x))
+        counts = ", ".join(f"{len(windows)} {split}" for split, windows in self._windows.items())
+        log.info("%d fields give %s patches; %d blank ones dropped", len(self.index), counts, blank)
+        if not self._windows["train"] and not self._windows["test"]:
+            raise TableError(f"every patch of {self.root} is blank: set data.keep_blank=true to use them all the same")
+
+    def patches(self, split: str) -> Patches:
+        """The dataset of one split."""
+        if not self._windows[split]:
+            raise TableError(f"{self.root} has no {split} patches; change data.fractions or the index's split column")
+        train = split == "train"
+        return Patches(
+            self.reader,
+            self._windows[split],
+            self.zoom,
+            self.scaling,
+            self.masks,
+            seed=self.seed,
+            augment=self.augment if train else None,
+            train=train,
+            bands=self.val_bands if split == "val" else None,
+        )
+
+    def samples(self, split: str, ids: Sequence[str]) -> dict[str, Any]:
+        """The batch of the named samples of the validation or test split, in the order of `ids`."""
+        data = self.patches(split)
+        numbers = {data.name(number): number for number in range(len(data))}
+        return collate([data[0, numbers[name]] for name in ids])
+
+    def _loader(self, split: str) -> ResumableLoader:
+        data = self.patches(split)
+        ranks = (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
+        sampler = EpochSampler(len(data), self.seed, shuffle=split == "train", rank=ranks[0], processes=ranks[1])
+        if split == "train" and len(sampler) < self.batch_size:
+            raise TableError(
+                f"{len(sampler)} training patches per process do not fill a batch of {self.batch_size}: "
+                "lower data.batch_size or add fields"
+            )
+        return ResumableLoader(
+            data,
+            sampler,
+            self.batch_size,
+            num_workers=self.num_workers,
+            collate_fn=collate,
+            drop_last=split == "train",
+            persistent_workers=self.num_workers > 0,
+        )
+
+    def train_dataloader(self) -> ResumableLoader:
+        return self._loader("train")
+
+    def val_dataloader(self) -> ResumableLoader:
+        return self._loader("val")
+
+    def test_dataloader(self) -> ResumableLoader:
+        return self._loader("test")
+
+
+def _objects_column(index: pd.DataFrame, channel: str) -> str | None:
+    name = f"objects_{channel}"
+    return name if name in index else None

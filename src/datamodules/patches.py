@@ -1,0 +1,176 @@
+"""Patches of fields of view with holes in them: the dataset behind the inpainting DataModules."""
+
+import zlib
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.utils.data import Dataset
+
+from ..imaging.io import read_image, read_labels
+from ..imaging.tiles import Zoom
+from .scaling import Scaling
+
+# Fields kept in memory per process; a 2160 x 2160 field of 16 bit is 9 MB.
+CACHED_FIELDS = 64
+
+
+class MaskMaker(Protocol):
+    """What draws holes: see imaging/masks.py."""
+
+    bands: Sequence[tuple[float, float]]
+
+    def draw(
+        self, rng: np.random.Generator, shape: tuple[int, int], band: tuple[float, float] | None = None
+    ) -> np.ndarray: ...
+
+
+class FieldReader:
+    """Reads fields of view named in an index, keeping the last ones."""
+
+    def __init__(self, index: pd.DataFrame, channels: Sequence[str], objects: str | None) -> None:
+        self.index = index
+        self.channels = list(channels)
+        self.objects = objects
+        self._image = lru_cache(CACHED_FIELDS)(self._read)
+        self._labels = lru_cache(CACHED_FIELDS)(read_labels)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"index": self.index, "channels": self.channels, "objects": self.objects}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+    def _read(self, row: int) -> list[np.ndarray]:
+        return [read_image(Path(self.index[f"image_{channel}"].iloc[row])) for channel in self.channels]
+
+    def image(self, row: int) -> list[np.ndarray]:
+        """The channels of one field, each Y X in camera counts."""
+        return self._image(row)
+
+    def labels(self, row: int) -> np.ndarray | None:
+        """The true instances of one field, Y X int32, where the index names them."""
+        if self.objects is None:
+            return None
+        path = self.index[self.objects].iloc[row]
+        return None if pd.isna(path) else self._labels(Path(path))
+
+
+class Patches(Dataset):
+    """Patches cut from fields, each with a hole; indexed by (epoch, index).
+
+    Everything random (jitter of the window, augmentation, hole) is drawn from (seed, epoch, index) when training and
+    from (seed, id) otherwise, so that a resumed run and a second evaluation see the same samples. Not training, every
+    patch stands once per area band of the masks and carries a `donor`, the same window of a field of another well.
+    """
+
+    def __init__(
+        self,
+        reader: FieldReader,
+        windows: Sequence[tuple[int, int, int]],
+        zoom: Zoom,
+        scaling: Scaling,
+        masks: MaskMaker,
+        seed: int,
+        augment: Callable[..., Any] | None = None,
+        train: bool = False,
+        bands: Sequence[tuple[float, float]] | None = None,
+    ) -> None:
+        self.reader, self.windows, self.zoom = reader, list(windows), zoom
+        self.scaling, self.masks, self.seed = scaling, masks, seed
+        self.augment, self.train = augment, train
+        self.bands = list(masks.bands) if bands is None else list(bands)
+
+    def __len__(self) -> int:
+        return len(self.windows) * (1 if self.train else len(self.bands))
+
+    def name(self, index: int) -> str:
+        """The id of a sample: field, window, and when not training the hole's area band in per cent."""
+        (row, y, x), band = self._sample(index)
+        field = f"{self.reader.index['id'].iloc[row]}_y{y}_x{x}"
+        return field if band is None else f"{field}_{100 * band[0]:g}-{100 * band[1]:g}"
+
+    def _sample(self, index: int) -> tuple[tuple[int, int, int], tuple[float, float] | None]:
+        if self.train:
+            return self.windows[index], None
+        return self.windows[index // len(self.bands)], self.bands[index % len(self.bands)]
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+        epoch, index = key
+        (row, y, x), band = self._sample(index)
+        name = self.name(index)
+        entropy = [self.seed, epoch, index] if self.train else [self.seed, zlib.crc32(name.encode())]
+        rng = np.random.default_rng(entropy)
+        if self.train:
+            y, x = self._jitter(row, y, x, rng)
+        image, labels = self._cut(row, y, x), self.reader.labels(row)
+        objects = None if labels is None else self.zoom.cut(labels, y, x, labels=True)
+        if self.augment is not None:
+            image, objects = self._augmented(image, objects, rng)
+        mask = self.masks.draw(rng, image.shape[:2], band)
+
+        item: dict[str, Any] = {"id": name, "group": str(self.reader.index["group"].iloc[row])}
+        item["source"] = item["target"] = _tensor(image)
+        item["mask"] = _tensor(mask[..., None].astype(np.float32))
+        item["valid"] = torch.ones_like(item["mask"])
+        item["pixel_size"] = torch.full((2,), self.zoom.scale * float(self.reader.index["pixel_size"].iloc[row]))
+        if objects is not None:
+            item["objects"] = torch.from_numpy(np.ascontiguousarray(objects[None].astype(np.int32)))
+        if not self.train:
+            item["donor"] = _tensor(self._cut(self._donor(row, rng), y, x))
+        return item
+
+    def _jitter(self, row: int, y: int, x: int, rng: np.random.Generator) -> tuple[int, int]:
+        """Moves a window by up to half a stride, within the field, so that a small plate gives many patches."""
+        reach = self.zoom.stride // 2
+        height, width = self.reader.image(row)[0].shape
+        move = rng.integers(-reach, reach + 1, size=2)
+        return (
+            int(np.clip(y + move[0], 0, height - self.zoom.crop)),
+            int(np.clip(x + move[1], 0, width - self.zoom.crop)),
+        )
+
+    def _cut(self, row: int, y: int, x: int) -> np.ndarray:
+        """One window of all channels, scaled: Y X C float32 in [0, 1]."""
+        plate = str(self.reader.index["plate"].iloc[row])
+        channels = zip(self.reader.channels, self.reader.image(row), strict=True)
+        return np.stack([self.scaling.apply(self.zoom.cut(field, y, x), plate, name) for name, field in channels], -1)
+
+    def _augmented(
+        self, image: np.ndarray, objects: np.ndarray | None, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        assert self.augment is not None
+        # albumentations ignores numpy's seed: it is given one per sample.
+        self.augment.set_random_seed(int(rng.integers(2**31)))  # type: ignore[attr-defined]
+        if objects is None:
+            return self.augment(image=image)["image"], None
+        out = self.augment(image=image, mask=objects)
+        return out["image"], out["mask"]
+
+    def _donor(self, row: int, rng: np.random.Generator) -> int:
+        """A field of another well with the same size, or where there is none, another field, or the field itself."""
+        groups = self.reader.index["group"].to_numpy()
+        rows = sorted({window[0] for window in self.windows})
+        shape = self.reader.image(row)[0].shape
+        others = [r for r in rows if groups[r] != groups[row]] or [r for r in rows if r != row] or [row]
+        rng.shuffle(others)
+        return next((r for r in others if self.reader.image(r)[0].shape == shape), row)
+
+
+def _tensor(image: np.ndarray) -> torch.Tensor:
+    """Y X C to C Y X."""
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+
+
+def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """A list of samples to a batch: tensors are stacked, names stay lists."""
+    return {
+        key: torch.stack([item[key] for item in items])
+        if isinstance(items[0][key], torch.Tensor)
+        else [item[key] for item in items]
+        for key in items[0]
+    }

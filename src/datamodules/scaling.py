@@ -1,0 +1,47 @@
+"""Camera counts to [0, 1] and back, by a fixed range per plate fitted on training wells."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+
+class Scaling:
+    """The range of each channel of each plate, in camera counts.
+
+    `kind="plate"` maps the range fitted on training wells to [0, 1] and clips, so that intensities of one plate can be
+    compared and inverted. `kind="paper"` stretches every patch from its own minimum to its own maximum (Sharma &
+    Yakimovich, section 3.5): intensities of two patches are then not comparable.
+    """
+
+    KINDS = ("plate", "paper")
+    PERCENTILES = (0.1, 99.95)
+
+    def __init__(self, kind: str = "plate", ranges: dict[str, dict[str, list[float]]] | None = None) -> None:
+        if kind not in self.KINDS:
+            raise ValueError(f"data.scaling={kind} is unknown; it is one of {', '.join(self.KINDS)}")
+        self.kind = kind
+        self.ranges = ranges or {}
+
+    def fit(self, plate: str, channel: str, fields: Iterable[np.ndarray]) -> list[float]:
+        """Takes the range from every eighth pixel of whole fields (each Y X, camera counts)."""
+        counts = np.concatenate([field.ravel()[::8] for field in fields])
+        low, high = (float(value) for value in np.percentile(counts, self.PERCENTILES))
+        self.ranges.setdefault(plate, {})[channel] = [low, max(high, low + 1.0)]
+        return self.ranges[plate][channel]
+
+    def apply(self, patch: np.ndarray, plate: str, channel: str) -> np.ndarray:
+        """Counts (Y X) to float32 in [0, 1]."""
+        low, high = (patch.min(), patch.max()) if self.kind == "paper" else self.ranges[plate][channel]
+        return np.clip((patch.astype(np.float32) - low) / max(high - low, 1e-6), 0.0, 1.0).astype(np.float32)
+
+    def invert(self, values: np.ndarray, plate: str, channel: str) -> np.ndarray:
+        """[0, 1] back to camera counts, for a plate's fixed range only."""
+        if self.kind == "paper":
+            raise ValueError("data.scaling=paper keeps no range to invert; train with data.scaling=plate")
+        low, high = self.ranges[plate][channel]
+        return values * (high - low) + low
+
+    def state(self) -> dict[str, Any]:
+        """A plain dict for the checkpoint."""
+        return {"kind": self.kind, "ranges": self.ranges}

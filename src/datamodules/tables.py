@@ -1,0 +1,237 @@
+"""The index table: one row per field of view, checked before anything trains; and its command line.
+
+    python -m phenokeep.datamodules.tables DIR
+
+Columns: id; plate, well, field; group (the unit of statistics); parent (images derived from one another share it);
+split (train, val or test); pixel_size (micrometres per pixel); image_<channel>; objects_<channel> (label images) and
+mask_<name> where there are any. Paths are relative to the table's folder, or absolute. Other columns are kept, as text.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import logging
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from ..imaging.io import ImageHeader, read_header
+from .checks import check_images, check_index, file_columns
+from .layouts import COLUMNS, PREFIXES, PRESETS, TableError, build_index, with_defaults
+from .splits import UNITS, assign_splits
+
+__all__ = [
+    "PRESETS",
+    "TableError",
+    "assign_splits",
+    "build_index",
+    "check_images",
+    "main",
+    "read_index",
+    "write_index",
+]
+
+log = logging.getLogger(__name__)
+
+INDEX_NAMES = ("index.csv", "index.parquet")
+
+
+def read_index(path: str | os.PathLike[str], pixel_size: float | None = None) -> pd.DataFrame:
+    """Read and check an index table (CSV or Parquet), or a folder: its index.csv or index.parquet, else build_index.
+
+    Paths in the result are absolute. `pixel_size` (micrometres) fills what table or file names leave open.
+    `attrs["root"]` is the folder, `attrs["leaky_split"]` whether a well lies on two sides of the split. Raises
+    TableError, naming file, row (the first row under the header is row 2), column and mend.
+    """
+    path = Path(path).resolve()
+    if not path.exists():
+        raise TableError(f"data.root={path} does not exist; give the folder or the index table of your images")
+    if path.is_dir():
+        tables = [path / name for name in INDEX_NAMES if (path / name).is_file()]
+        if not tables:
+            index = build_index(path, pixel_size=pixel_size)
+            log.info(
+                "%s has no index.csv: built one in memory by the preset %r, %d fields, %d files not matched",
+                *(path, index.attrs["layout"], len(index), len(index.attrs["unmatched"])),
+            )
+            index.attrs["root"] = str(path)
+            return check_index(index, str(path))
+        path = tables[0]
+    table = _read_table(path)
+    _check_columns(table, path, pixel_size)
+    if "pixel_size" not in table:
+        table["pixel_size"] = pd.NA
+    numbers = pd.to_numeric(table["pixel_size"], errors="coerce")
+    wrong = table.index[numbers.isna() & table["pixel_size"].notna()]
+    if len(wrong):
+        value = table.loc[wrong[0], "pixel_size"]
+        raise TableError(f"{path}: row {wrong[0] + 2}, column pixel_size: {value!r} is no number; write it like 0.65")
+    table["pixel_size"] = numbers.astype(float) if pixel_size is None else numbers.astype(float).fillna(pixel_size)
+    if "split" in table and table["split"].isna().all():
+        table = table.drop(columns="split")
+    for column in file_columns(table):
+        table[column] = table[column].map(lambda name: str(path.parent / name), na_action="ignore")
+    table.attrs["root"] = str(path.parent)
+    return check_index(with_defaults(table), str(path))
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    try:
+        if path.suffix.lower() == ".parquet":
+            table = pd.read_parquet(path)
+        elif path.suffix.lower() == ".csv":
+            with path.open(encoding="utf-8-sig") as file:
+                header = file.readline()
+            # Spreadsheets of some countries separate by semicolons.
+            separator = ";" if header.count(";") > header.count(",") else ","
+            table = pd.read_csv(
+                path, sep=separator, dtype=str, encoding="utf-8-sig", keep_default_na=False, na_values=[""]
+            )
+        else:
+            raise TableError(f"{path}: an index table is a .csv or .parquet file; rename or convert it")
+    except TableError:
+        raise
+    except Exception as error:
+        raise TableError(f"{path}: cannot be read as a table ({str(error).splitlines()[0]}); save it again") from None
+    if table.empty:
+        raise TableError(f"{path}: has no rows; write one row per field of view")
+    table = table.reset_index(drop=True).rename(columns=lambda name: str(name).strip())
+    for column in table.columns.difference(["pixel_size"]):
+        if pd.api.types.is_float_dtype(table[column]) and (table[column].dropna() % 1 == 0).all():
+            table[column] = table[column].astype("Int64")  # Parquet turns 1, 2, empty into floats
+        table[column] = table[column].astype("string").str.strip()
+    return table
+
+
+def _check_columns(table: pd.DataFrame, path: Path, pixel_size: float | None) -> None:
+    present = list(table.columns)
+    strange = {name.lower(): name for name in present if name not in COLUMNS and not name.startswith(PREFIXES)}
+
+    def near(column: str, cutoff: float) -> str | None:
+        found = difflib.get_close_matches(column, strange, 1, cutoff)
+        return strange[found[0]] if found else None
+
+    images = any(name.startswith("image_") for name in present)
+    required = ["well", "field"] + (["pixel_size"] if pixel_size is None else []) + ([] if images else ["image_nuclei"])
+    for column in required:
+        if column not in present:
+            other = near(column, 0.5)
+            mend = f"rename {other!r}" if other else f"add it (the table has: {', '.join(present)})"
+            wanted = column if column != "image_nuclei" else "image_<channel> (for example image_nuclei)"
+            raise TableError(f"{path}: has no column {wanted}; {mend}")
+    # A misspelt split must not become a random one, nor misspelt objects none.
+    for column in COLUMNS[1:]:
+        if column not in present and (other := near(column, 0.8)):
+            raise TableError(f"{path}: column {other!r} is not known; is {column!r} meant? Rename it")
+    for name in strange.values():
+        if found := re.match(r"(object|image|mask)s?[_ -](.+)", name, re.IGNORECASE):
+            meant = ("objects_" if found[1].lower() == "object" else f"{found[1].lower()}_") + found[2]
+            raise TableError(f"{path}: column {name!r} is not known; is {meant!r} meant? Rename it")
+
+
+def write_index(index: pd.DataFrame, path: str | os.PathLike[str]) -> None:
+    """Write an index as CSV or Parquet; files under the table's folder become relative. Raises TableError."""
+    path = Path(path).resolve()
+    table = index.copy()
+    for column in file_columns(table):
+        table[column] = table[column].map(lambda name: _relative(name, path.parent), na_action="ignore")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        if path.suffix.lower() == ".parquet":
+            table.to_parquet(temporary, index=False)
+        elif path.suffix.lower() == ".csv":
+            table.to_csv(temporary, index=False)
+        else:
+            raise TableError(f"{path}: an index table is a .csv or .parquet file; give such a name")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise TableError(
+            f"{path}: cannot be written ({error.strerror or error}); give --out a path you may write"
+        ) from None
+    finally:
+        if temporary.exists():
+            temporary.unlink()
+
+
+def _relative(name: str, folder: Path) -> str:
+    return Path(name).relative_to(folder).as_posix() if Path(name).is_relative_to(folder) else name
+
+
+def _channel(text: str) -> tuple[str, str]:
+    key, equals, name = text.partition("=")
+    if not (key and equals and name):
+        raise argparse.ArgumentTypeError(f"{text!r}: write it like w1=nuclei")
+    return key, name
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Build, check and write the index table of a folder, and print what is in it; returns the exit code (2: error)."""
+    parser = argparse.ArgumentParser(
+        prog="python -m phenokeep.datamodules.tables",
+        description="Make the index table of a folder of images: one row per field of view.",
+    )
+    parser.add_argument("folder", metavar="DIR", help="folder that holds the images")
+    parser.add_argument(
+        "--pattern", default="auto", help=f"{', '.join(PRESETS)}, or a regex with the groups well, field, channel"
+    )
+    parser.add_argument("--pixel-size", type=float, metavar="UM", help="micrometres per pixel")
+    parser.add_argument(
+        "--channel", type=_channel, action="append", default=[], metavar="w1=nuclei", help="name a channel; may repeat"
+    )
+    parser.add_argument("--out", type=Path, help="table to write, .csv or .parquet (default: DIR/index.csv)")
+    parser.add_argument("--split-by", default="well", choices=[*UNITS, "none"], help="unit of the split")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the split")
+    options = parser.parse_args(argv)
+    out = options.out or Path(options.folder) / "index.csv"
+    try:
+        if out.exists():
+            raise TableError(f"{out}: exists and may have been edited; remove it or give another --out")
+        index = build_index(options.folder, options.pattern, options.pixel_size, dict(options.channel))
+        index.attrs["root"] = str(Path(options.folder).resolve())
+        index = check_index(index, options.folder)
+        check_images(index)
+        if options.split_by != "none":
+            index = assign_splits(index, options.split_by, seed=options.seed)
+        write_index(index, out)
+    except TableError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    _summary(index, out)
+    return 0
+
+
+def _summary(index: pd.DataFrame, out: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    def counted(values: Sequence[str] | pd.Series) -> str:
+        return ", ".join(f"{value} ({count})" for value, count in pd.Series(values).value_counts().items())
+
+    console = Console()
+    table = Table("files", "present", "Y x X (files)", "type (files)")
+    for column in file_columns(index):
+        headers: list[ImageHeader] = [read_header(name) for name in index[column].dropna()]
+        sizes = counted([f"{header.shape[0]} x {header.shape[1]}" for header in headers])
+        table.add_row(column, f"{len(headers)} of {len(index)}", sizes, counted([str(h.dtype) for h in headers]))
+    wells = index[["plate", "well"]].drop_duplicates()
+    unmatched = index.attrs["unmatched"]
+    console.print(table)
+    console.print(f"{len(index)} fields, {len(wells)} wells, plates: {counted(index['plate'])}", highlight=False)
+    console.print(
+        f"names read as {index.attrs['layout']}, pixel size {index['pixel_size'].iloc[0]:g} um", highlight=False
+    )
+    if "split" in index:
+        leaky = " LEAKY SPLIT" if index.attrs["leaky_split"] else ""
+        console.print(f"split: {counted(index['split'])}{leaky}", highlight=False)
+    if unmatched:
+        console.print(f"[yellow]{len(unmatched)} files did not match[/]: {', '.join(unmatched[:5])}", highlight=False)
+    console.print(f"wrote {out}", highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
