@@ -15,6 +15,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
 from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.utilities import rank_zero_only
 
 from .callbacks import PhenotypeMetrics, Provenance
 from .checkpoint import CheckpointError, load_weights, read_checkpoint
@@ -22,6 +23,15 @@ from .models import Fill
 from .studies.publish import publish
 
 log = logging.getLogger(__name__)
+# Warnings of libraries about things that are as they should be here.
+HARMLESS = (
+    "does not have many workers",
+    "exists and is not empty",
+    "is smaller than the logging interval",
+    "treespec, LeafSpec",
+    "when logging on epoch level in distributed setting",  # the metrics are summed over processes already
+    "`broadcast_buffers` is deprecated",
+)
 
 
 def train(cfg: DictConfig) -> dict[str, float]:
@@ -73,12 +83,9 @@ def _prepare(cfg: DictConfig) -> None:
             raise ValueError(f"unknown config key {key!r}" + (f": did you mean {near[0]!r}?" if near else ""))
     for noisy in ("pytorch_lightning.utilities.rank_zero", "pytorch_lightning.accelerators.cuda"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    for harmless in (
-        "does not have many workers",
-        "exists and is not empty",
-        "is smaller than the logging interval",
-        "treespec, LeafSpec",
-    ):
+    if rank_zero_only.rank:  # type: ignore[attr-defined]
+        logging.getLogger("phenokeep").setLevel(logging.WARNING)
+    for harmless in HARMLESS:
         warnings.filterwarnings("ignore", f".*{harmless}.*")
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
 

@@ -19,7 +19,7 @@ KEEP_LAST = "callbacks.last={_target_: phenokeep.callbacks.Last, folder: '${outp
 
 @pytest.fixture
 def run(monkeypatch, capsys):
-    """Calls a command in this process; returns what it printed to stderr; fails for an exit status other than `code`."""
+    """Calls a command in this process; returns its stderr; fails for an exit status other than `code`."""
 
     handlers = logging.root.handlers[:]
 

@@ -28,7 +28,7 @@ def test_two_processes_give_the_numbers_of_one(small, tmp_path, command_environm
         folder = tmp_path / name
         _run(
             *(sys.executable, ROOT / "eval.py", f"ckpt_path={tmp_path}/run/last.ckpt", f"hydra.run.dir={folder}"),
-            *("data.masks.bands=[[0.2,0.3]]", "data.batch_size=5", "study.n_bootstrap=20"),
+            *("data.masks.bands=[[0.2,0.3]]", "data.batch_size=4", "data.plate.wells=5", "study.n_bootstrap=20"),
             *("study.classical=[telea]", "study.nulls=[rotated_hole]", "trainer.limit_test_batches=null", *options),
             env=command_environment,
         )

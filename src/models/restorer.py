@@ -26,7 +26,8 @@ class Restorer(pl.LightningModule):
     ) -> None:
         super().__init__()
         # Channels-last memory is the faster layout for convolutions on CPUs and GPUs alike.
-        self.net = UNet(channels + 1, channels, tuple(widths)).to(memory_format=torch.channels_last)
+        self.net = UNet(channels + 1, channels, tuple(widths))
+        self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.lr, self.known_weight = lr, known_weight
 
     def forward(self, source: Tensor, mask: Tensor) -> Tensor:
