@@ -49,7 +49,10 @@ def trusted_config(path: str | Path) -> dict[str, Any]:
 
     Raises CheckpointError where that part names a class that is not on the allow-list, or holds an interpolation.
     """
-    config = {key: value for key, value in read_checkpoint(path)["config"].items() if key not in COMPOSED_ANEW}
+    config = read_checkpoint(path)["config"]
+    if strange := {"hydra", "defaults"} & set(config):
+        raise CheckpointError(f"{path} is refused: its config would change how commands run ({', '.join(strange)})")
+    config = {key: value for key, value in config.items() if key not in COMPOSED_ANEW}
     _vet(config, Path(path))
     return config
 

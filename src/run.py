@@ -44,6 +44,13 @@ def train(cfg: DictConfig) -> dict[str, float]:
     resume = _resume_path(cfg)
     saved = read_checkpoint(resume) if resume else None
     datamodule, model = _build(cfg, saved["scaling"] if saved else None)
+    study = _study(cfg, datamodule) if cfg.test else None
+    if saved:
+        load_weights(model, saved["state_dict"], cfg.ckpt_path)  # an error before training, where they do not fit
+    elif cfg.fit and (Path(cfg.output_dir) / "last.ckpt").exists():
+        log.warning(
+            "%s holds an earlier run, which this one replaces; ckpt_path=last would go on from it", cfg.output_dir
+        )
     for part, path in (cfg.init_from or {}).items():
         _warm_start(model, part, path)
     trainer = _trainer(cfg, _callbacks(cfg), _loggers(cfg))
@@ -51,11 +58,11 @@ def train(cfg: DictConfig) -> dict[str, float]:
     if cfg.fit:
         trainer.fit(model, datamodule=datamodule, ckpt_path=resume, weights_only=True)
         results |= {key: float(value) for key, value in trainer.callback_metrics.items()}
-    if cfg.test:
+    if study:
         best = Path(cfg.output_dir) / "best.ckpt"
         if cfg.fit and best.is_file():
             load_weights(model, read_checkpoint(best)["state_dict"], best)
-        results |= _judge(cfg, model, datamodule, trainer.loggers)
+        results |= _judge(cfg, study, model, datamodule, trainer.loggers)
     return results
 
 
@@ -65,18 +72,14 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     saved = read_checkpoint(cfg.ckpt_path)
     datamodule, model = _build(cfg, saved["scaling"])
     load_weights(model, saved["state_dict"], cfg.ckpt_path)
-    return _judge(cfg, model, datamodule, _loggers(cfg))
+    return _judge(cfg, _study(cfg, datamodule), model, datamodule, _loggers(cfg))
 
 
 def _prepare(cfg: DictConfig) -> None:
     """Refuses keys that no config has, quietens the libraries, seeds."""
     known = OmegaConf.load(str(resources.files("phenokeep.configs") / "train.yaml"))
     names: set[Any] = {key for key in known if key not in ("defaults", "hydra")}
-    names |= {next(iter(entry)) for entry in known.defaults if isinstance(entry, DictConfig)} - {
-        "experiment",
-        "sweep",
-        "debug",
-    }
+    names |= {next(iter(entry)) for entry in known.defaults if isinstance(entry, DictConfig)}
     for key in cfg:
         if key not in names:
             near = difflib.get_close_matches(str(key), names, 1)
@@ -147,7 +150,11 @@ def _trainer(cfg: DictConfig, callbacks: list[pl.Callback], loggers: list[Any]) 
     )
 
 
-def _judge(cfg: DictConfig, model: Any, datamodule: Any, loggers: list[Any]) -> dict[str, float]:
+def _study(cfg: DictConfig, datamodule: Any) -> Any:
+    return instantiate(cfg.study, bands=datamodule.masks.bands, _convert_="all")
+
+
+def _judge(cfg: DictConfig, study: Any, model: Any, datamodule: Any, loggers: list[Any]) -> dict[str, float]:
     """Runs the study over the test split and writes its tables, figures and report into the run's folder."""
     results: dict[str, float] = {}
 
@@ -158,7 +165,8 @@ def _judge(cfg: DictConfig, model: Any, datamodule: Any, loggers: list[Any]) -> 
         metrics = trainer.test(module, datamodule=datamodule, verbose=False)[0]
         if name is None:
             results.update(metrics)
-        table = next(callback.table for callback in trainer.callbacks if isinstance(callback, PhenotypeMetrics))  # type: ignore[attr-defined]
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+        table = next(callback.table for callback in callbacks if isinstance(callback, PhenotypeMetrics))
         return table.assign(method=name or type(model).__name__)
 
     def example(ids: list[str]) -> dict[str, dict[str, Any]]:
@@ -169,7 +177,6 @@ def _judge(cfg: DictConfig, model: Any, datamodule: Any, loggers: list[Any]) -> 
         return {id_: {name: batch[name][row, 0].numpy() for name in names} for row, id_ in enumerate(batch["id"])}
 
     started = time.monotonic()
-    study = instantiate(cfg.study, bands=datamodule.masks.bands, _convert_="all")
     result = study.run(judge, example, leaky_split=datamodule.leaky_split)
     publish(result, cfg, loggers, seconds=time.monotonic() - started)
     return results

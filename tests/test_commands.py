@@ -144,6 +144,11 @@ def test_eval_composes_the_checkpoint_and_writes_a_report(run, trained, tmp_path
     assert re.search(r"crop: 64", page), "the checkpoint's own settings are the base"
 
 
+def test_training_refuses_a_checkpoint_of_another_model(run, trained, small, tmp_path):
+    arguments = [*small, f"ckpt_path={trained}", "model.widths=[8,8]", f"hydra.run.dir={tmp_path}/run"]
+    assert "another model" in run(cli.train, *arguments, code=1)
+
+
 def test_eval_refuses_what_does_not_fit(run, trained, tmp_path):
     common = [f"ckpt_path={trained}", f"hydra.run.dir={tmp_path}/judged"]
     assert "another model" in run(cli.evaluate, *common, "model.widths=[8,8]", code=1)
@@ -181,6 +186,11 @@ def test_checkpoint_that_would_run_code_is_refused(run, trained, tmp_path):
     torch.save(saved, by_target)
     assert "'torch.load'" in run(cli.evaluate, f"ckpt_path={by_target}", f"hydra.run.dir={tmp_path}/x", code=1)
 
+    saved["config"]["hydra"] = {"run": {"dir": str(tmp_path / "pwned")}}
+    torch.save(saved, by_target)
+    assert "how commands run" in run(cli.evaluate, f"ckpt_path={by_target}", f"hydra.run.dir={tmp_path}/x", code=1)
+
+    del saved["config"]["hydra"]
     saved["config"]["data"]["masks"] = "${oc.env:HOME}"
     torch.save(saved, by_target)
     assert "interpolation" in run(cli.evaluate, f"ckpt_path={by_target}", f"hydra.run.dir={tmp_path}/x", code=1)

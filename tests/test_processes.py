@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -59,7 +60,7 @@ def wheel(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")
     quiet = ("--quiet", "--no-deps", "--no-build-isolation", "--disable-pip-version-check")
     source = folder / "source"
-    _run("git", "clone", "--quiet", ROOT, source, env=os.environ)
+    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".*", "runs", "build", "*.egg-info"))
     _run(sys.executable, "-m", "pip", "wheel", *quiet, "--wheel-dir", folder, source, env=os.environ)
     _run(sys.executable, "-m", "venv", folder / "venv", env=os.environ)
     python = folder / "venv/bin/python"

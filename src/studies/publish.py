@@ -25,6 +25,7 @@ def publish(result: StudyResult, cfg: DictConfig, loggers: list[Any], seconds: f
     context = {
         "data": cfg.data.root,
         "checkpoint": cfg.ckpt_path or "trained in this run",
+        "split": f"by {cfg.data.split_by}; the test split is judged",
         "seed": cfg.seed,
         "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores, {_device()}, {platform.system()}",
         "Python": platform.python_version(),
