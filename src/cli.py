@@ -43,23 +43,34 @@ def evaluate() -> None:
     """`python eval.py`: the checkpoint's config is the base, the command line goes on top."""
 
     def run() -> None:
-        _register_checkpoint(sys.argv[1:])
+        sys.argv[1:] = _register_checkpoint(sys.argv[1:])
         _evaluate()
 
     _one_line_errors(run)
 
 
-def _register_checkpoint(arguments: list[str]) -> None:
-    """Offers the checkpoint's config to Hydra, without the groups that the command line chooses."""
+def _register_checkpoint(arguments: list[str]) -> list[str]:
+    """Offers the checkpoint's config to Hydra, without the groups that the command line chooses.
+
+    Returns the arguments, a choice inside a group of the checkpoint's (data/masks=...) marked as an addition.
+    """
     given = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
     base: dict[str, Any] = {}
     if path := given.get("ckpt_path"):
         from .checkpoint import trusted_config
 
-        base = {key: value for key, value in trusted_config(path.strip("'\"")).items() if key not in given}
+        base = trusted_config(path.strip("'\""))
+        for group in given:  # data=..., data/masks=...
+            *above, last = group.split("/")
+            node: Any = base
+            for key in above:
+                node = node.get(key, {})
+            node.pop(last, None)
     elif not {"--help", "-h", "--hydra-help", "--cfg", "-c"} & set(arguments):
         raise ValueError("which model? Give ckpt_path=FILE, for example ckpt_path=runs/quickstart/seed_0/best.ckpt")
     ConfigStore.instance().store(group="checkpoint", name="base", node=base)
+    inner = tuple(f"{group}=" for group in given if "/" in group and group.split("/")[0] not in given)
+    return [f"+{argument}" if inner and argument.startswith(inner) else argument for argument in arguments]
 
 
 def _one_line_errors(run: Callable[[], Any]) -> None:

@@ -5,8 +5,16 @@ from pathlib import Path
 
 import phenokeep.configs
 
-GROUPS = {"experiment": "experiments", "data": "data sets", "model": "models", "metrics": "metrics", "study": "studies",
-          "sweep": "sweeps"}  # fmt: skip
+# Config group -> what its choices are called.
+GROUPS = {
+    "experiment": "experiments",
+    "data": "data sets",
+    "data/masks": "masks",
+    "model": "models",
+    "metrics": "metrics",
+    "study": "studies",
+    "sweep": "sweeps",
+}
 
 
 def choices(group: str) -> dict[str, str]:
@@ -15,6 +23,7 @@ def choices(group: str) -> dict[str, str]:
     return {
         str(path.relative_to(folder).with_suffix("")): next(_comments(path), "")
         for path in sorted(folder.rglob("*.yaml"))
+        if not any(f"{group}/{part}" in GROUPS for part in path.relative_to(folder).parts)
     }
 
 

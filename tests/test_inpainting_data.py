@@ -1,0 +1,168 @@
+"""Samples, splits, scaling and samplers of the inpainting DataModule."""
+
+import itertools
+import logging
+
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+import torch
+from hydra.utils import instantiate
+
+from phenokeep.datamodules.inpainting import Inpainting
+from phenokeep.datamodules.sampling import EpochSampler
+from phenokeep.datamodules.scaling import Scaling
+from phenokeep.imaging.masks import Rectangles
+from phenokeep.imaging.tiles import Zoom
+
+
+@pytest.fixture
+def data(config):
+    """The DataModule of the small drawn plate, set up; overrides as on the command line."""
+
+    def built(*overrides, **options):
+        module = instantiate(config(*overrides).data, **options, _convert_="all")
+        module.prepare_data()
+        module.setup()
+        return module
+
+    return built
+
+
+def test_sample_is_the_window_of_the_field(data):
+    """Cut and scaled by hand from the files that the index names."""
+    module = data()
+    sample = module.samples("test", [module.patches("test").name(5)])
+    field, y, x, band = sample["id"][0].rsplit("_", 3)
+    row = module.index.set_index("id").loc[field]
+    window = np.s_[int(y[1:]) : int(y[1:]) + 64, int(x[1:]) : int(x[1:]) + 64]
+    low, high = module.scaling.ranges["drawn"]["nuclei"]
+    counts = tifffile.imread(row["image_nuclei"]).astype(float)[window]
+    np.testing.assert_allclose(sample["source"][0, 0], ((counts - low) / (high - low)).clip(0, 1), atol=1e-6)
+    np.testing.assert_array_equal(sample["objects"][0, 0], tifffile.imread(row["objects_nuclei"])[window])
+    assert torch.equal(sample["source"], sample["target"])
+    assert sample["group"] == [row["group"]]
+    assert sample["pixel_size"].tolist() == [[pytest.approx(0.65)] * 2]
+    share = sample["mask"].mean()
+    bounds = [float(end) / 100 for end in band.split("-")]
+    assert bounds[0] <= share < bounds[1]
+
+
+def test_zoomed_pixels_are_as_wide_as_they_say(data):
+    module = data("data.zoom.crop=90", "data.zoom.stride=90", "data.zoom.size=128")
+    sample = module.samples("test", [module.patches("test").name(0)])
+    assert sample["source"].shape[-2:] == (128, 128)
+    assert sample["pixel_size"][0].tolist() == [pytest.approx(0.65 * 90 / 128)] * 2
+
+
+def test_samples_depend_on_seed_epoch_and_index_alone(data):
+    first, second = data().patches("train"), data().patches("train")
+    a, b, c = first[3, 7], second[3, 7], first[4, 7]
+    assert all(torch.equal(a[key], b[key]) for key in ("source", "mask", "objects"))
+    assert not torch.equal(a["mask"], c["mask"])
+    test = data().patches("test")
+    assert torch.equal(test[0, 2]["mask"], test[5, 2]["mask"])
+
+
+def test_augmented_objects_stay_on_their_nuclei(data):
+    """Where the instances are, the image is brighter, whatever flip or turn was drawn."""
+    patches = data().patches("train")
+    checked = 0
+    for epoch, index in itertools.product(range(3), range(0, len(patches), 3)):
+        item = patches[epoch, index]
+        inside = item["objects"][0] > 0
+        if inside.sum() > 100:
+            assert item["source"][0][inside].mean() > 2 * item["source"][0][~inside].mean()
+            checked += 1
+    assert checked > 10
+
+
+def test_wells_do_not_cross_splits_and_donors_are_strangers(data):
+    module = data()
+    assert module.index.groupby("group")["split"].nunique().max() == 1
+    patches = module.patches("test")
+    for index in range(0, len(patches), 7):
+        item = patches[0, index]
+        others = module.index[module.index["split"].eq("test") & module.index["group"].ne(item["group"])]
+        assert len(others)
+        y, x = (int(part[1:]) for part in item["id"].rsplit("_", 3)[1:3])
+        crops = [tifffile.imread(path)[y : y + 64, x : x + 64] for path in others["image_nuclei"]]
+        scaled = [module.scaling.apply(crop, "drawn", "nuclei") for crop in crops]
+        assert any(np.array_equal(item["donor"][0], crop) for crop in scaled)
+
+
+def test_ids_are_unique_and_two_channels_come_in_order(data):
+    module = data("data.channels=[nuclei,artefacts]", "data.plate.artefact_density=300")
+    patches = module.patches("test")
+    names = [patches.name(number) for number in range(len(patches))]
+    assert len(set(names)) == len(names)
+    assert patches[0, 0]["source"].shape == (2, 64, 64)
+    assert set(module.scaling.ranges["drawn"]) == {"nuclei", "artefacts"}
+
+
+def test_scaling_is_fitted_on_training_wells_only(tmp_path):
+    """A test well a hundred times brighter does not move the range."""
+    rng = np.random.default_rng(1)
+    rows = []
+    for number, split in enumerate(["train", "train", "val", "test"]):
+        image = rng.normal(200, 5, (128, 128))
+        image[20:50, 20:50] = image[70:100, 60:90] = 900
+        if split == "test":
+            image *= 60
+        tifffile.imwrite(tmp_path / f"{number}.tif", image.astype(np.uint16))
+        rows.append({"plate": "p", "well": f"B0{number + 2}", "field": 1, "split": split, "pixel_size": 0.65,
+                     "image_nuclei": f"{number}.tif"})  # fmt: skip
+    pd.DataFrame(rows).to_csv(tmp_path / "index.csv", index=False)
+    module = Inpainting(str(tmp_path), Rectangles(), zoom=Zoom(64, 64, 64))
+    module.setup()
+    low, high = module.scaling.ranges["p"]["nuclei"]
+    assert 150 < low < 210
+    assert 890 < high < 910
+
+
+def test_ranges_of_a_checkpoint_are_kept_and_a_new_plate_is_estimated(data, caplog):
+    known = {"kind": "plate", "ranges": {"drawn": {"nuclei": [10.0, 500.0]}}}
+    assert data(scaling_state=known).scaling.state() == known
+    with caplog.at_level(logging.WARNING):
+        other = data(scaling_state={"kind": "plate", "ranges": {"elsewhere": {"nuclei": [10.0, 500.0]}}})
+    assert "estimated" in caplog.text
+    counts = np.concatenate([tifffile.imread(path).ravel()[::8] for path in other.index["image_nuclei"]])
+    assert other.scaling.ranges["drawn"]["nuclei"] == pytest.approx(np.percentile(counts, [0.1, 99.95]))
+
+
+def test_scaling_inverts_and_per_patch_scaling_refuses_to():
+    scaling = Scaling(ranges={"p": {"nuclei": [100.0, 300.0]}})
+    counts = np.array([[100, 150], [250, 300]], np.uint16)
+    assert np.allclose(scaling.invert(scaling.apply(counts, "p", "nuclei"), "p", "nuclei"), counts)
+    paper = Scaling(kind="paper")
+    assert paper.apply(counts, "p", "nuclei").max() == 1
+    with pytest.raises(ValueError, match="no range"):
+        paper.invert(counts, "p", "nuclei")
+    with pytest.raises(ValueError, match="plate, paper"):
+        Scaling(kind="minmax")
+
+
+@pytest.mark.parametrize(("size", "processes"), [(10, 1), (11, 2), (7, 3), (2, 3)])
+def test_every_sample_once_whatever_the_number_of_processes(size, processes):
+    parts = [list(EpochSampler(size, 0, shuffle=False, rank=r, processes=processes)) for r in range(processes)]
+    assert sorted(index for part in parts for _, index in part) == list(range(size))
+    shuffled = [EpochSampler(size, 0, shuffle=True, rank=r, processes=processes) for r in range(processes)]
+    for sampler in shuffled:
+        sampler.set_epoch(3)
+    drawn = [list(sampler) for sampler in shuffled]
+    assert {len(part) for part in drawn} == {size // processes}
+    assert len({index for part in drawn for _, index in part}) == processes * (size // processes)
+    assert all(epoch == 3 for part in drawn for epoch, _ in part)
+
+
+def test_loader_goes_on_behind_what_it_handed_out(data):
+    module = data("data.num_workers=0")
+    whole, broken = module.train_dataloader(), module.train_dataloader()
+    expected = [batch["id"] for batch in whole]
+    start = iter(broken)
+    assert [next(start)["id"] for _ in range(4)] == expected[:4]
+    resumed = module.train_dataloader()
+    resumed.load_state_dict(broken.state_dict())
+    assert [batch["id"] for batch in resumed] == expected[4:]
+    assert [batch["id"] for batch in resumed] == expected
