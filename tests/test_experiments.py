@@ -1,35 +1,44 @@
-"""Every experiment composes, instantiates and takes one step of training, validation and test."""
+"""Every experiment composes, instantiates and takes one step of training and validation."""
 
 import math
+from pathlib import Path
 
 import pytest
 
-from phenokeep.list import GROUPS, choices
+import phenokeep.configs
+from phenokeep.list import GROUPS, choices, main
 from phenokeep.run import train
 
-EXPERIMENTS = sorted(choices("experiment"))
+CONFIGS = Path(phenokeep.configs.__path__[0])
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", sorted(choices("experiment")))
 def test_experiment_takes_a_step(name, config):
-    cfg = config(f"experiment={name}", "init_from=null")
-    results = train(cfg)
-    losses = {key: value for key, value in results.items() if key.startswith("train/")}
-    measured = {key for key in results if key.startswith("val/")}
+    results = train(config(f"experiment={name}", "init_from=null"))
+    losses = [value for key, value in results.items() if key.startswith("train/")]
     assert losses
-    assert all(math.isfinite(value) for value in losses.values())
-    assert {"val/phirm/phirm", "val/nuclei/rim_f1", "val/pixels/mae"} <= measured
+    assert all(math.isfinite(value) for value in losses)
+    assert {"val/phirm/phirm", "val/nuclei/rim_f1", "val/pixels/mae"} <= set(results)
 
 
-@pytest.mark.parametrize("group", GROUPS)
-def test_every_choice_says_what_it_is(group):
-    for name, comment in choices(group).items():
-        assert len(comment) > 10, f"configs/{group}/{name}.yaml needs a first comment"
+@pytest.mark.parametrize("name", sorted(choices("experiment")))
+def test_experiment_says_its_command(name):
+    assert f"experiment={name}" in (CONFIGS / f"experiment/{name}.yaml").read_text()
 
 
-def test_experiments_name_a_command():
-    for name, comment in choices("experiment").items():
-        text = (
-            __import__("pathlib").Path(__import__("phenokeep.configs").configs.__path__[0]) / f"experiment/{name}.yaml"
-        ).read_text()
-        assert f"experiment={name}" in text, comment
+@pytest.mark.parametrize("name", sorted(choices("sweep")))
+def test_sweep_names_experiments_that_exist(name):
+    text = (CONFIGS / f"sweep/{name}.yaml").read_text()
+    (line,) = (line for line in text.splitlines() if line.strip().startswith("experiment:"))
+    assert set(line.split(":")[1].strip().split(",")) <= set(choices("experiment"))
+    assert f"sweep={name}" in text
+
+
+def test_list_shows_every_choice_with_what_it_is(capsys):
+    main()
+    shown = capsys.readouterr().out
+    for group in GROUPS:
+        for name, comment in choices(group).items():
+            assert len(comment) > 10, f"configs/{group}/{name}.yaml needs a first comment"
+            assert name in shown
+            assert comment in shown
