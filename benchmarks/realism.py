@@ -61,7 +61,7 @@ def draw(seed: int, wells: int, fields: int, shape: tuple[int, ...]) -> list[tup
         seed=seed, wells=wells, fields_per_well=-(-fields // wells), shape=(shape[0], shape[1]), name=f"realism{seed}"
     )
     order = sorted(plate.fields(), key=lambda field: field.field)[:fields]
-    return [(Microscope().image(field.scene), field.scene.labels()) for field in order]
+    return [(Microscope(bits=12).image(field.scene), field.scene.labels()) for field in order]
 
 
 def figure(real: list[np.ndarray], drawn: list[np.ndarray], path: Path) -> None:

@@ -39,8 +39,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path} is no readable checkpoint ({error}): it may be cut short; use another"
         ) from error
-    if not isinstance(saved, dict) or not {"state_dict", "config", "scaling"} <= set(saved):
-        raise CheckpointError(f"{path} was not written by phenokeep: it lacks its config or its scaling")
+    if not isinstance(saved, dict) or not {"state_dict", "config", "scaling", "trained_on"} <= set(saved):
+        raise CheckpointError(f"{path} was not written by phenokeep: it lacks its config, scaling or training wells")
     return saved
 
 
@@ -50,6 +50,8 @@ def trusted_config(path: str | Path) -> dict[str, Any]:
     Raises CheckpointError where that part names a class that is not on the allow-list, or holds an interpolation.
     """
     config = read_checkpoint(path)["config"]
+    if type(config) is not dict:
+        raise CheckpointError(f"{path} is refused: its config is a {type(config).__name__}, not a dict")
     if strange := {"hydra", "defaults"} & set(config):
         raise CheckpointError(f"{path} is refused: its config would change how commands run ({', '.join(strange)})")
     config = {key: value for key, value in config.items() if key not in COMPOSED_ANEW}
@@ -66,22 +68,26 @@ def allowed_targets() -> frozenset[str]:
 
 
 def _vet(node: Any, path: Path) -> None:
-    if isinstance(node, dict):
+    """Refuses what a config of ours never holds; only plain dicts, lists and scalars are walked, so only they pass."""
+    if type(node) is dict:
         target = node.get("_target_")
         if target is not None and target not in allowed_targets():
             raise CheckpointError(
                 f"{path} is refused: its config would call {target!r}, which no config of phenokeep names. "
                 "If you trust it, replace that group on the command line, for example data=hcs_nuclei"
             )
-        for value in node.values():
+        for key, value in node.items():
+            _vet(key, path)
             _vet(value, path)
-    elif isinstance(node, list):
+    elif type(node) is list:
         for value in node:
             _vet(value, path)
-    elif isinstance(node, str) and "${" in node:
+    elif type(node) is str and "${" in node:
         raise CheckpointError(
             f"{path} is refused: its config holds an interpolation ({node!r}), which none of ours does"
         )
+    elif type(node) not in (str, int, float, bool, type(None)):
+        raise CheckpointError(f"{path} is refused: its config holds a {type(node).__name__}, which none of ours does")
 
 
 def load_weights(module: Any, state: dict[str, Any], path: str | Path) -> None:

@@ -54,7 +54,7 @@ def _register_checkpoint(arguments: list[str]) -> list[str]:
 
     Returns the arguments, a choice inside a group of the checkpoint's (data/masks=...) marked as an addition.
     """
-    given = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
+    given = dict(argument.removeprefix("+").split("=", 1) for argument in arguments if "=" in argument)
     base: dict[str, Any] = {}
     if path := given.get("ckpt_path"):
         from .checkpoint import trusted_config
@@ -81,7 +81,10 @@ def _one_line_errors(run: Callable[[], Any]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing its own summary
     try:
         run()
-    except (HydraException, OmegaConfBaseException, ValueError, OSError) as error:
+    except Exception as error:
+        mendable = (HydraException, OmegaConfBaseException, ValueError, OSError)
+        if not isinstance(error, mendable) and type(error).__name__ != "MisconfigurationException":  # Lightning's
+            raise
         print(f"error: {_explain(error)}", file=sys.stderr)
         print("(HYDRA_FULL_ERROR=1 shows where)", file=sys.stderr)
         sys.exit(1)

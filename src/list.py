@@ -10,6 +10,7 @@ GROUPS = {
     "experiment": "experiments",
     "data": "data sets",
     "data/masks": "masks",
+    "data/zoom": "patches",
     "model": "models",
     "metrics": "metrics",
     "study": "studies",

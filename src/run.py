@@ -59,10 +59,12 @@ def train(cfg: DictConfig) -> dict[str, float]:
         trainer.fit(model, datamodule=datamodule, ckpt_path=resume, weights_only=True)
         results |= {key: float(value) for key, value in trainer.callback_metrics.items()}
     if study:
-        best = Path(cfg.output_dir) / "best.ckpt"
-        if cfg.fit and best.is_file():
-            load_weights(model, read_checkpoint(best)["state_dict"], best)
-        results |= _judge(cfg, study, model, datamodule, trainer.loggers)
+        for best in filter(
+            None, (getattr(callback, "best_model_path", "") for callback in trainer.checkpoint_callbacks)
+        ):
+            saved = read_checkpoint(best)
+            load_weights(model, saved["state_dict"], best)
+        results |= _judge(cfg, study, model, datamodule, trainer.loggers, saved)
     return results
 
 
@@ -72,7 +74,7 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     saved = read_checkpoint(cfg.ckpt_path)
     datamodule, model = _build(cfg, saved["scaling"])
     load_weights(model, saved["state_dict"], cfg.ckpt_path)
-    return _judge(cfg, _study(cfg, datamodule), model, datamodule, _loggers(cfg))
+    return _judge(cfg, _study(cfg, datamodule), model, datamodule, _loggers(cfg), saved)
 
 
 def _prepare(cfg: DictConfig) -> None:
@@ -98,6 +100,10 @@ def _build(cfg: DictConfig, scaling: dict[str, Any] | None) -> tuple[pl.Lightnin
     options = {"scaling_state": scaling} if scaling else {}
     model = instantiate(cfg.model, _convert_="all")
     datamodule = instantiate(cfg.data, **options, _convert_="all")
+    if len(cfg.data.channels) != cfg.model.channels:
+        raise ValueError(
+            f"data.channels are {list(cfg.data.channels)} and model.channels is {cfg.model.channels}: they must agree"
+        )
     datamodule.prepare_data()
     datamodule.setup()
     return datamodule, model
@@ -154,9 +160,15 @@ def _study(cfg: DictConfig, datamodule: Any) -> Any:
     return instantiate(cfg.study, bands=datamodule.masks.bands, _convert_="all")
 
 
-def _judge(cfg: DictConfig, study: Any, model: Any, datamodule: Any, loggers: list[Any]) -> dict[str, float]:
+def _judge(
+    cfg: DictConfig, study: Any, model: Any, datamodule: Any, loggers: list[Any], saved: dict[str, Any] | None
+) -> dict[str, float]:
     """Runs the study over the test split and writes its tables, figures and report into the run's folder."""
     results: dict[str, float] = {}
+    effort = saved["effort"] if saved else {"samples": 0, "seconds": 0.0}
+    seen = set(saved["trained_on"] if saved else ()) & set(datamodule.groups("test"))
+    if seen:
+        log.warning("leaky split: %d of the test wells were seen in training (%s ...)", len(seen), min(seen))
 
     def judge(name: str | None) -> pd.DataFrame:
         module = model if name is None else Fill(name)
@@ -177,6 +189,13 @@ def _judge(cfg: DictConfig, study: Any, model: Any, datamodule: Any, loggers: li
         return {id_: {name: batch[name][row, 0].numpy() for name in names} for row, id_ in enumerate(batch["id"])}
 
     started = time.monotonic()
-    result = study.run(judge, example, leaky_split=datamodule.leaky_split)
-    publish(result, cfg, loggers, seconds=time.monotonic() - started)
+    result = study.run(judge, example, leaky_split=datamodule.leaky_split or bool(seen))
+    facts = {
+        "split": f"{datamodule.split_origin}; judged on test",
+        "scaling": f"{datamodule.scaling.kind}"
+        + (", intensities not comparable" if cfg.data.scaling == "paper" else ""),
+        "training": f"{effort['samples']} samples, {effort['seconds']:.0f} s",
+        "judging": f"{time.monotonic() - started:.0f} s for all methods",
+    }
+    publish(result, cfg, loggers, facts)
     return results

@@ -7,11 +7,17 @@ import pytorch_lightning as pl
 
 
 class KillAt(pl.Callback):
-    """Sends `name` (SIGKILL, SIGINT) to its own process after the batch of step `step`."""
+    """Sends `name` (SIGKILL, SIGINT) to its own process before batch `step`, or in the validation after it."""
 
-    def __init__(self, step: int, name: str = "SIGKILL") -> None:
-        self.step, self.signal = step, signal.Signals[name]
+    def __init__(self, step: int, name: str = "SIGKILL", validating: bool = False) -> None:
+        self.step, self.signal, self.validating = step, signal.Signals[name], validating
+
+    def _kill(self, trainer, validating):
+        if trainer.global_step == self.step and self.validating is validating:
+            os.kill(os.getpid(), self.signal)
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        if trainer.global_step == self.step:
-            os.kill(os.getpid(), self.signal)
+        self._kill(trainer, validating=False)
+
+    def on_validation_start(self, trainer, pl_module):
+        self._kill(trainer, validating=True)

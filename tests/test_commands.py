@@ -39,19 +39,6 @@ def run(monkeypatch, capsys):
     return called
 
 
-@pytest.fixture(scope="session")
-def plate(tmp_path_factory):
-    """A small readable plate of six wells, as files."""
-    folder = tmp_path_factory.mktemp("plate")
-    rng = np.random.default_rng(0)
-    for number in range(2, 8):
-        image = rng.normal(200, 5, (160, 160))
-        for y, x in rng.integers(20, 140, (6, 2)):
-            image[y - 8 : y + 8, x - 8 : x + 8] = 900
-        tifffile.imwrite(folder / f"B{number:02d}_1_nuclei.tif", image.clip(0).astype(np.uint16))
-    return folder
-
-
 @pytest.fixture
 def own(plate, tmp_path):
     """Arguments of a train command on a copy of that plate, which a test may damage."""
@@ -75,7 +62,9 @@ def _damage(folder, kind):
         files = sorted(folder.glob("*.tif"))
         rows = [{"well": p.name[:3], "field": 1, "image_nuclei": p.name, "pixel_size": 0.65} for p in files]
         tifffile.imwrite(folder / "labels.tiff", np.zeros((80, 160), np.int32))
-        rows[1]["objects_nuclei"] = "labels.tiff"
+        tifffile.imwrite(folder / "good.tiff", np.zeros((160, 160), np.int32))
+        for number, row in enumerate(rows):
+            row["objects_nuclei"] = "labels.tiff" if number == 1 else "good.tiff"
         pd.DataFrame(rows).to_csv(folder / "index.csv", index=False)
 
 
@@ -178,13 +167,12 @@ def test_checkpoint_that_would_run_code_is_refused(run, trained, tmp_path):
     torch.save(_Attack(tmp_path / "pwned"), tmp_path / "payload.pt")
 
     by_target = tmp_path / "target.ckpt"
-    saved["config"]["data"]["masks"] = {
-        "_target_": "torch.load",
-        "f": str(tmp_path / "payload.pt"),
-        "weights_only": False,
-    }
-    torch.save(saved, by_target)
-    assert "'torch.load'" in run(cli.evaluate, f"ckpt_path={by_target}", f"hydra.run.dir={tmp_path}/x", code=1)
+    attack = {"_target_": "torch.load", "f": str(tmp_path / "payload.pt"), "weights_only": False}
+    for hidden in (attack, [attack], (attack,)):  # OmegaConf would make a list of a tuple
+        saved["config"]["data"]["masks"] = hidden
+        torch.save(saved, by_target)
+        message = run(cli.evaluate, f"ckpt_path={by_target}", f"hydra.run.dir={tmp_path}/x", code=1)
+        assert "'torch.load'" in message or "holds a tuple" in message
 
     saved["config"]["hydra"] = {"run": {"dir": str(tmp_path / "pwned")}}
     torch.save(saved, by_target)

@@ -35,12 +35,19 @@ def _imported_rooms(path: Path) -> set[str]:
 @pytest.mark.parametrize("room", ALLOWED)
 def test_arrows(room):
     for path in (ROOT / "src" / room).rglob("*.py"):
-        inner = {"models"} if "nets" in path.parts else set()
         extra = _imported_rooms(path) - ALLOWED[room] - {room}
         assert not extra, f"{path.relative_to(ROOT)} imports {extra}"
-        if inner:
-            text = path.read_text()
-            assert "lightning" not in text, f"{path.relative_to(ROOT)} must be pure torch"
+
+
+def test_nets_are_pure_torch():
+    for path in (ROOT / "src/models/nets").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                assert {alias.name.split(".")[0] for alias in node.names} <= {"torch", "math"}, path
+            elif isinstance(node, ast.ImportFrom) and node.level < 2:
+                assert node.level == 1 or (node.module or "").split(".")[0] in ("torch", "collections"), path
+            elif isinstance(node, ast.ImportFrom):
+                raise AssertionError(f"{path} imports from outside nets")
 
 
 def test_packages_are_all_listed():

@@ -13,6 +13,7 @@ from hydra.utils import instantiate
 from phenokeep.datamodules.inpainting import Inpainting
 from phenokeep.datamodules.sampling import EpochSampler
 from phenokeep.datamodules.scaling import Scaling
+from phenokeep.datamodules.tables import TableError
 from phenokeep.imaging.masks import Rectangles
 from phenokeep.imaging.tiles import Zoom
 
@@ -37,7 +38,7 @@ def test_sample_is_the_window_of_the_field(data):
     field, y, x, band = sample["id"][0].rsplit("_", 3)
     row = module.index.set_index("id").loc[field]
     window = np.s_[int(y[1:]) : int(y[1:]) + 64, int(x[1:]) : int(x[1:]) + 64]
-    low, high = module.scaling.ranges["drawn"]["nuclei"]
+    low, high = module.scaling.ranges["drawn5"]["nuclei"]
     counts = tifffile.imread(row["image_nuclei"]).astype(float)[window]
     np.testing.assert_allclose(sample["source"][0, 0], ((counts - low) / (high - low)).clip(0, 1), atol=1e-6)
     np.testing.assert_array_equal(sample["objects"][0, 0], tifffile.imread(row["objects_nuclei"])[window])
@@ -84,11 +85,11 @@ def test_wells_do_not_cross_splits_and_donors_are_strangers(data):
     patches = module.patches("test")
     for index in range(0, len(patches), 7):
         item = patches[0, index]
-        others = module.index[module.index["split"].eq("test") & module.index["group"].ne(item["group"])]
+        others = module.index[module.index["group"].ne(item["group"])]
         assert len(others)
         y, x = (int(part[1:]) for part in item["id"].rsplit("_", 3)[1:3])
         crops = [tifffile.imread(path)[y : y + 64, x : x + 64] for path in others["image_nuclei"]]
-        scaled = [module.scaling.apply(crop, "drawn", "nuclei") for crop in crops]
+        scaled = [module.scaling.apply(crop, "drawn5", "nuclei") for crop in crops]
         assert any(np.array_equal(item["donor"][0], crop) for crop in scaled)
 
 
@@ -98,7 +99,7 @@ def test_ids_are_unique_and_two_channels_come_in_order(data):
     names = [patches.name(number) for number in range(len(patches))]
     assert len(set(names)) == len(names)
     assert patches[0, 0]["source"].shape == (2, 64, 64)
-    assert set(module.scaling.ranges["drawn"]) == {"nuclei", "artefacts"}
+    assert set(module.scaling.ranges["drawn5"]) == {"nuclei", "artefacts"}
 
 
 def test_scaling_is_fitted_on_training_wells_only(tmp_path):
@@ -122,13 +123,36 @@ def test_scaling_is_fitted_on_training_wells_only(tmp_path):
 
 
 def test_ranges_of_a_checkpoint_are_kept_and_a_new_plate_is_estimated(data, caplog):
-    known = {"kind": "plate", "ranges": {"drawn": {"nuclei": [10.0, 500.0]}}}
+    known = {"kind": "plate", "ranges": {"drawn5": {"nuclei": [10.0, 500.0]}}}
     assert data(scaling_state=known).scaling.state() == known
     with caplog.at_level(logging.WARNING):
         other = data(scaling_state={"kind": "plate", "ranges": {"elsewhere": {"nuclei": [10.0, 500.0]}}})
     assert "estimated" in caplog.text
     counts = np.concatenate([tifffile.imread(path).ravel()[::8] for path in other.index["image_nuclei"]])
-    assert other.scaling.ranges["drawn"]["nuclei"] == pytest.approx(np.percentile(counts, [0.1, 99.95]))
+    assert other.scaling.ranges["drawn5"]["nuclei"] == pytest.approx(np.percentile(counts, [0.1, 99.95]))
+
+
+def test_a_checkpoint_of_another_scaling_is_refused():
+    with pytest.raises(ValueError, match=r"trained with data\.scaling=paper"):
+        Inpainting("anywhere", Rectangles(), scaling_state={"kind": "paper", "ranges": {}})
+
+
+def test_objects_for_some_fields_only_are_refused(data, tmp_path):
+    module = data()
+    index = module.index.drop(columns="split")
+    index.loc[index.index[2], "objects_nuclei"] = pd.NA
+    index.to_csv(tmp_path / "index.csv", index=False)
+    with pytest.raises(TableError, match="has no objects_nuclei, others have"):
+        Inpainting(str(tmp_path), Rectangles(), zoom=Zoom(64, 64, 64)).setup()
+
+
+def test_one_well_has_no_donor(data, tmp_path):
+    module = data()
+    module.index.iloc[[0]].assign(split="test").to_csv(tmp_path / "index.csv", index=False)
+    single = Inpainting(str(tmp_path), Rectangles(), zoom=Zoom(64, 64, 64))
+    single.setup()
+    with pytest.raises(TableError, match="no other well"):
+        single.patches("test")[0, 0]
 
 
 def test_scaling_inverts_and_per_patch_scaling_refuses_to():

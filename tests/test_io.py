@@ -17,7 +17,6 @@ from phenokeep.imaging.io import (
     read_header,
     read_image,
     read_labels,
-    read_shape,
     write_image,
 )
 
@@ -52,7 +51,7 @@ def test_image_round_trip_keeps_values_and_type(tmp_path, name, dtype):
     assert again.dtype == other.dtype == np.dtype(dtype)
     np.testing.assert_array_equal(again, image)
     np.testing.assert_array_equal(other, image)
-    assert read_shape(tmp_path / "new" / name) == (20, 30)
+    assert read_header(tmp_path / "new" / name).shape == (20, 30)
     assert [path.name for path in (tmp_path / "new").iterdir()] == [name]
 
 
@@ -230,4 +229,4 @@ def test_real_masks_hold_the_nuclei_that_scikit_image_counts():
         labels = read_labels(path)
         pairs = np.unique(np.stack([labels.ravel(), expected.ravel()]), axis=1)
         assert pairs.shape[1] == expected.max() + 1 == labels.max() + 1  # one to one, background included
-        assert read_shape(path) == (520, 696)
+        assert read_header(path).shape == (520, 696)

@@ -39,9 +39,16 @@ def test_two_processes_give_the_numbers_of_one(small, tmp_path, command_environm
     pd.testing.assert_frame_equal(tables["one"], tables["two"], rtol=1e-6)
 
 
-def test_recipe_stops_when_its_first_stage_fails(small, tmp_path, command_environment):
+def test_recipe_stops_when_its_first_stage_fails(plate, tmp_path, command_environment):
     """A sweep of two stages: the second starts from the first's weights, and not at all when the first failed."""
-    options = [*small, f"runs={tmp_path}", "model.bottleneck=8", KEEP_LAST]
+    options = [
+        "debug=tiny",
+        f"runs={tmp_path}",
+        f"plate={plate}",
+        "data.pixel_size=0.65",
+        "model.bottleneck=8",
+        KEEP_LAST,
+    ]
     command = [sys.executable, ROOT / "train.py", "-m", "sweep=phirm_context_encoder", *options]
     _run(*command, env=command_environment)
     stages = [tmp_path / f"phirm/context_encoder_{stage}/seed_0" for stage in ("pretrain", "finetune")]

@@ -3,15 +3,15 @@
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
+from conftest import ROOT
 
 from phenokeep.checkpoint import read_checkpoint
 from phenokeep.run import train
 
-ROOT = Path(__file__).parents[1]
 # Four epochs of five batches, saved every third step, so that step 13 is in mid-epoch and between two checkpoints.
 LENGTH = (
     "trainer.max_epochs=4", "trainer.limit_train_batches=5", "data.num_workers=2",
@@ -19,26 +19,35 @@ LENGTH = (
 )  # fmt: skip
 
 
-def _weights(path: Path) -> dict[str, torch.Tensor]:
-    return read_checkpoint(path)["state_dict"]
+CASES = {  # signal, experiment, step, in the validation after it, and the step that last.ckpt then holds
+    "power cut in mid-epoch": ("SIGKILL", "quickstart", 13, False, 12),
+    "power cut in a validation": ("SIGKILL", "quickstart", 15, True, 12),
+    "Ctrl-C": ("SIGINT", "phirm/context_encoder", 13, False, 14),
+}
 
 
-@pytest.mark.parametrize(("name", "experiment"), [("SIGKILL", "quickstart"), ("SIGINT", "phirm/context_encoder")])
-def test_resumed_run_ends_bitwise_equal(name, experiment, config, small, tmp_path, command_environment):
-    options = [f"experiment={experiment}", *LENGTH]
-    if "encoder" in experiment:
-        options += ["model.bottleneck=16"]
-    unbroken = config(*options, f"output_dir={tmp_path}/unbroken")
-    train(unbroken)
+@pytest.mark.parametrize("case", CASES)
+def test_resumed_run_ends_bitwise_equal(case, config, small, tmp_path, command_environment):
+    name, experiment, step, validating, kept = CASES[case]
+    options = [f"experiment={experiment}", *LENGTH, *(["model.bottleneck=16"] if "encoder" in experiment else [])]
+    train(config(*options, f"output_dir={tmp_path}/unbroken"))
 
     broken = tmp_path / "broken"
-    kill = f"+callbacks.kill={{_target_: kill.KillAt, step: 13, name: {name}}}"
+    kill = f"+callbacks.kill={{_target_: kill.KillAt, step: {step}, name: {name}, validating: {validating}}}"
     command = [sys.executable, ROOT / "train.py", *small, *options, f"hydra.run.dir={broken}", kill]
     done = subprocess.run(command, env=command_environment, capture_output=True, text=True, check=False)
     assert done.returncode == (-signal.SIGKILL if name == "SIGKILL" else 1), done.stderr
-    assert read_checkpoint(broken / "last.ckpt")["global_step"] == (12 if name == "SIGKILL" else 14)
+    assert read_checkpoint(broken / "last.ckpt")["global_step"] == kept
 
     train(config(*options, f"output_dir={broken}", "ckpt_path=last"))
-    expected, got = _weights(tmp_path / "unbroken/last.ckpt"), _weights(broken / "last.ckpt")
+    expected, got = (read_checkpoint(tmp_path / run / "last.ckpt")["state_dict"] for run in ("unbroken", "broken"))
     assert expected.keys() == got.keys()
     assert all(torch.equal(expected[key], got[key]) for key in expected)
+    validated = pd.read_csv(broken / "logs/version_1/metrics.csv").dropna(subset="val/pixels/mae")["epoch"]
+    assert validated.tolist() == [2, 3]
+
+
+def test_a_finished_run_is_not_lengthened_silently(config, tmp_path):
+    train(config(*LENGTH, "trainer.max_epochs=1"))
+    with pytest.raises(ValueError, match="planned for 5 steps, not 10"):
+        train(config(*LENGTH, "trainer.max_epochs=2", "ckpt_path=last"))

@@ -66,7 +66,7 @@ def test_an_index_is_read_with_its_defaults(plate, tmp_path):
     assert index["pixel_size"].dtype == np.float64
     assert all(os.path.isabs(name) and os.path.isfile(name) for name in index["image_er"])
     assert "split" not in index
-    check_images(index, deep=True)
+    check_images(index)
 
 
 def test_csv_of_a_spreadsheet_and_parquet_say_the_same(plate, tmp_path):
@@ -142,12 +142,11 @@ def test_check_images_collects_all_problems(plate, tmp_path):
     with pytest.raises(TableError) as caught:
         check_images(index)
     message = str(caught.value)
-    assert "2 problems" in message
+    assert "3 problems" in message
     assert "p1_A01_1: sizes differ" in message
     assert "objects_nuclei 8x8" in message
     assert "A01_2_image_er.tif: is empty" in message
-    with pytest.raises(TableError, match=r"3 problems(.|\n)*A02_1_image_er\.tif: every pixel is 5; leave"):
-        check_images(index, deep=True)
+    assert "A02_1_image_er.tif: every pixel is 5; leave" in message
     for path in tmp_path.glob("*.tif"):
         path.write_bytes(b"")
     with pytest.raises(TableError, match=r"12 problems(.|\n)*and 2 more") as caught:
@@ -223,10 +222,10 @@ def test_a_written_split_is_kept_and_its_leak_is_seen(plate, tmp_path, caplog):
 
 GUID = "1051DAA7C-7042-435F-99F0-1E847D9B42CB"  # a wave number and a GUID, as MetaXpress joins them
 NAMES = {
-    "bbbc039": (f"images/IXMtest_B03_s4_w{GUID}.tif", ("plate1", "B03", "4", "image_nuclei"), 0.65),
+    "bbbc039": (f"images/IXMtest_B03_s4_w{GUID}.tif", (None, "B03", "4", "image_nuclei"), 0.65),
     "imagexpress": (f"screen_7/TimePoint_1/screen_7_b03_s4_w{GUID}.TIF", ("screen_7", "B03", "4", "image_w1"), None),
     "opera_phenix": ("plateX/Images/r02c13f04p01-ch2sk1fk1fl1.tiff", ("plateX", "B13", "04", "image_ch2"), None),
-    "cytation": ("D6_01_2_3_GFP_001.tif", ("plate1", "D06", "3", "image_GFP"), None),
+    "cytation": ("D6_01_2_3_GFP_001.tif", (None, "D06", "3", "image_GFP"), None),
     "plain": ("my_plate_B3_2_er.png", ("my_plate", "B03", "2", "image_er"), None),
 }
 
@@ -239,7 +238,7 @@ def test_presets_find_plate_well_field_and_channel(tmp_path, preset):
     index = build_index(tmp_path, pixel_size=None if known else 0.3)
     row = index.iloc[0]
     assert index.attrs["layout"] == preset
-    assert (len(index), row["plate"], row["well"], row["field"]) == (1, plate, well, number)
+    assert (len(index), row["plate"], row["well"], row["field"]) == (1, plate or tmp_path.name, well, number)
     assert row[column] == str(tmp_path / name)
     assert row["pixel_size"] == (known or 0.3)
     assert index.attrs["unmatched"] == ["notes/readme.png"]
@@ -269,7 +268,7 @@ def test_build_index_by_regex_and_its_errors(tmp_path):
         (r"(?P<well>Z\d\d)", "matches none of 3 images.*correct it"),
         (
             r"-(?P<well>\w+)-(?P<field>\d)",
-            "x-C08-1.tif and x-C08-1z2.tif are both image_0 of plate1_C08_1; give a pattern",
+            "x-C08-1.tif and x-C08-1z2.tif are both image_0 of .*_C08_1; give a pattern",
         ),
     ]:
         with pytest.raises(TableError, match=message):

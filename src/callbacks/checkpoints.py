@@ -1,6 +1,8 @@
 """Checkpoints that say where they come from, and training that can stop anywhere and go on."""
 
+import logging
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,8 @@ import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
 from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.utilities import rank_zero_info
+
+log = logging.getLogger(__name__)
 
 
 class Best(ModelCheckpoint):
@@ -19,9 +22,9 @@ class Best(ModelCheckpoint):
 
 
 class Last(pl.Callback):
-    """`last.ckpt`: where training stands, every `every_n_steps` steps, after each epoch, and on Ctrl-C.
+    """`last.ckpt`: where training stands, every `every_n_steps` steps, after each epoch and on Ctrl-C.
 
-    The first Ctrl-C finishes the batch, saves and stops; the second stops at once.
+    The first Ctrl-C finishes the batch (or the validation), saves and stops; the second stops at once.
     """
 
     def __init__(self, folder: str, every_n_steps: int = 500) -> None:
@@ -36,27 +39,23 @@ class Last(pl.Callback):
     def _on_interrupt(self, *_: Any) -> None:
         self._interrupted = True
         signal.signal(signal.SIGINT, self._handler)
-        rank_zero_info("\nfinishing this batch and saving; Ctrl-C again stops at once")
+        log.info("finishing this batch, or the validation under way, and saving; Ctrl-C again stops at once")
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         stop = trainer.strategy.reduce_boolean_decision(self._interrupted, all=False)
-        # Before a validation too: a Ctrl-C inside it then loses nothing.
-        due = trainer.global_step % self.every_n_steps == 0 or trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
-        if due or stop:
-            trainer.save_checkpoint(self.path, weights_only=False)
-        if stop:
-            self._stop()
-
-    def on_validation_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
-        if trainer.world_size == 1 and self._interrupted:
-            self._stop()
-
-    def _stop(self) -> None:
-        rank_zero_info(f"\nstopped; {self.path} holds the training: the same command with ckpt_path=last goes on")
-        raise KeyboardInterrupt
+        if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            return  # a validation may follow, which a run resumed from here would leave out
+        if stop or trainer.global_step % self.every_n_steps == 0:
+            self._save(trainer, stop)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._save(trainer, trainer.strategy.reduce_boolean_decision(self._interrupted, all=False))
+
+    def _save(self, trainer: pl.Trainer, stop: bool) -> None:
         trainer.save_checkpoint(self.path, weights_only=False)
+        if stop:
+            log.info("stopped; %s holds the training: the same command with ckpt_path=last goes on", self.path)
+            raise KeyboardInterrupt
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage == "fit" and self._handler is not None:
@@ -64,16 +63,31 @@ class Last(pl.Callback):
 
 
 class Provenance(pl.Callback):
-    """Puts the resolved config and the DataModule's scaling, both plain values, into every checkpoint."""
+    """Puts plain values into every checkpoint: the resolved config, the scaling, the wells seen, the effort spent."""
 
     def __init__(self, config: dict[str, Any]) -> None:
         self.config = config
+        self._started, self._seconds_before = time.monotonic(), 0.0
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._started = time.monotonic()
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self._seconds_before = checkpoint["effort"]["seconds"]
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         checkpoint["config"] = self.config
-        checkpoint["scaling"] = trainer.datamodule.scaling.state()  # type: ignore[attr-defined]
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        checkpoint["scaling"] = data.scaling.state()
+        checkpoint["trained_on"] = data.groups("train", "val")
+        checkpoint["effort"] = {
+            "samples": trainer.global_step * data.batch_size * trainer.world_size,
+            "seconds": self._seconds_before + time.monotonic() - self._started,
+        }
 
 
 class Reproducible(pl.Callback):

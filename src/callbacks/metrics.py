@@ -39,7 +39,9 @@ class Measured:
                 f"{type(self.metric).__name__} reads {missing[0]!r}, which neither batch nor outputs hold; "
                 f"there are: {', '.join(sorted(found))}"
             )
-        return {name: found.get(name) for name in (*self.fields, *self.optional)}
+        # Measured on the CPU: the work is NumPy's and float64, which not every accelerator has.
+        values = {name: found.get(name) for name in (*self.fields, *self.optional)}
+        return {name: value.detach().cpu() if isinstance(value, Tensor) else value for name, value in values.items()}
 
 
 class PhenotypeMetrics(pl.Callback):
@@ -58,7 +60,8 @@ class PhenotypeMetrics(pl.Callback):
         self.rows = []
         for measured in self.metrics.values():
             measured.metric.reset()
-            measured.metric.to(pl_module.device)
+            if pl_module.device.type == "cuda":  # where sums over processes are taken
+                measured.metric.to(pl_module.device)
 
     @torch.no_grad()
     def _measure(self, stage: str, outputs: Any, batch: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator
 
 import pandas as pd
 
@@ -56,25 +56,24 @@ def _files(index: pd.DataFrame) -> Iterator[tuple[int, str, str]]:
             yield row, column, str(name)
 
 
-def check_images(index: pd.DataFrame, deep: bool = False) -> None:
+def check_images(index: pd.DataFrame) -> None:
     """Check the files of an index before training: present, readable, one size (Y X) per field, one channel each.
 
-    Reads headers only; `deep` decodes every pixel too (NaN, constant and truncated images). A constant mask or empty
-    label image is no problem. Collects all problems and raises one TableError that lists up to ten.
+    Every pixel is decoded (NaN, constant and truncated images); a constant mask or empty label image is no problem.
+    Collects all problems and raises one TableError that lists up to ten.
     """
+    from rich.progress import track
+
     problems: list[str] = []
     columns = file_columns(index)
-    for _, row in _progress(index, "checking images" if deep else "checking headers", shown=deep):
+    for _, row in track(index.iterrows(), "checking images", len(index), transient=True):
         shapes: dict[str, tuple[int, int]] = {}
         for column in columns:
             if pd.isna(row[column]):
                 continue
             try:
                 shapes[column] = read_header(row[column]).shape
-                if deep and column.startswith("image_"):
-                    read_image(row[column])
-                elif deep:
-                    read_labels(row[column])
+                (read_image if column.startswith("image_") else read_labels)(row[column])
             except ImageError as error:
                 problems.append(f"{column}: {error}")
         if len(set(shapes.values())) > 1:
@@ -87,9 +86,3 @@ def check_images(index: pd.DataFrame, deep: bool = False) -> None:
         if len(problems) == 1:
             raise TableError(f"{root}: {problems[0]}")
         raise TableError(f"{root}: {len(problems)} problems:\n  " + "\n  ".join(problems[:10]) + more)
-
-
-def _progress(index: pd.DataFrame, text: str, shown: bool) -> Iterator[tuple[Hashable, pd.Series]]:
-    from rich.progress import track
-
-    yield from track(index.iterrows(), text, len(index), disable=not shown, transient=True)

@@ -5,11 +5,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytorch_lightning as pl
 import torch.distributed as dist
 from rich.progress import track
 
+from ..imaging.io import ImageError
 from ..imaging.tiles import Zoom, is_blank
 from .patches import FieldReader, MaskMaker, Patches, collate
 from .sampling import EpochSampler, ResumableLoader
@@ -47,6 +49,12 @@ class Inpainting(pl.LightningDataModule):
         scaling_state: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        if scaling_state and scaling_state["kind"] != scaling:
+            raise ValueError(
+                f"the checkpoint was trained with data.scaling={scaling_state['kind']}, not {scaling}: set it so"
+            )
+        if not masks.bands:
+            raise ValueError("data.masks.bands is empty: name at least one band of area, for example [[0.2, 0.3]]")
         if not root:
             raise TableError(
                 "data.root is not set: name a folder of images or an index table, for example "
@@ -71,9 +79,16 @@ class Inpainting(pl.LightningDataModule):
         if missing:
             have = [column.removeprefix("image_") for column in index if column.startswith("image_")]
             raise TableError(f"{self.root} has no channel {missing[0]!r}; data.channels can name: {', '.join(have)}")
+        objects = f"objects_{self.channels[0]}"
+        if objects in index and index[objects].isna().any() and index[objects].notna().any():
+            first = index.loc[index[objects].isna(), "id"].iloc[0]
+            raise TableError(
+                f"{self.root}: {first} has no {objects}, others have: give all fields one, or drop the column"
+            )
         check_images(index)
+        self.split_origin = "the index's split column" if "split" in index else f"by {self.split_by}, seed {self.seed}"
         self.index = assign_splits(index, by=self.split_by, fractions=self.fractions, seed=self.seed)
-        self.reader = FieldReader(self.index, self.channels, _objects_column(self.index, self.channels[0]))
+        self.reader = FieldReader(self.index, self.channels, objects if objects in index else None)
         self._find_patches()
         self._fit_scaling()
 
@@ -82,6 +97,11 @@ class Inpainting(pl.LightningDataModule):
         """Whether images of one well lie on two sides of the split."""
         assert self.index is not None
         return bool(self.index.attrs.get("leaky_split", False))
+
+    def groups(self, *splits: str) -> list[str]:
+        """The wells (plate:well) of these splits."""
+        assert self.index is not None
+        return sorted(self.index.loc[self.index["split"].isin(splits), "group"].unique())
 
     def _fit_scaling(self) -> None:
         """Fits the range of every plate on its training wells, unless a checkpoint brought ranges."""
@@ -109,6 +129,11 @@ class Inpainting(pl.LightningDataModule):
         blank = 0
         for row in track(range(len(self.index)), description="checking fields", transient=True):
             field = self.reader.image(row)[0]
+            if not self.keep_blank and np.issubdtype(field.dtype, np.floating) and field.max() <= 1:
+                raise ImageError(
+                    f"{self.index[f'image_{self.channels[0]}'].iloc[row]}: intensities lie in [0, 1]; export camera "
+                    "counts, or set data.keep_blank=true, since blank patches are told by their counts"
+                )
             for y, x in self.zoom.windows(field.shape):
                 if not self.keep_blank and is_blank(self.zoom.cut(field, y, x)):
                     blank += 1
@@ -169,8 +194,3 @@ class Inpainting(pl.LightningDataModule):
 
     def test_dataloader(self) -> ResumableLoader:
         return self._loader("test")
-
-
-def _objects_column(index: pd.DataFrame, channel: str) -> str | None:
-    name = f"objects_{channel}"
-    return name if name in index else None

@@ -89,7 +89,7 @@ def build_index(
     used = set(matches)
     for path, found in matches.items():
         groups = {key: value for key, value in found.groupdict().items() if value is not None}
-        key = (groups.get("plate", "plate1"), _well(root, path, groups), groups.get("field", "1"))
+        key = (groups.get("plate", root.name), _well(root, path, groups), groups.get("field", "1"))
         row = rows.setdefault(key, {"plate": key[0], "well": key[1], "field": key[2], "pixel_size": pixel_size})
         channel = groups.get("channel", "0")
         channel = names.get(channel, channel)
@@ -105,15 +105,15 @@ def build_index(
             if label.is_file():
                 row[f"objects_{channel}"] = str(label)
                 used.add(os.path.relpath(label, root).replace(os.sep, "/"))
-    index = with_defaults(pd.DataFrame([rows[key] for key in sorted(rows)]))
+    index = with_defaults(pd.DataFrame([rows[key] for key in sorted(rows)]), root.name)
     index.attrs.update(layout=name, unmatched=[path for path in files if path not in used])
     return index
 
 
-def with_defaults(index: pd.DataFrame) -> pd.DataFrame:
-    """Fill id (plate_well_field), group (plate:well) and parent (the row's own id) where they are absent or empty."""
+def with_defaults(index: pd.DataFrame, plate: str) -> pd.DataFrame:
+    """Fill plate, id (plate_well_field), group (plate:well) and parent (the row's own id) where they are empty."""
     defaults = {
-        "plate": lambda table: "plate1",
+        "plate": lambda table: plate,
         "id": lambda table: table["plate"] + "_" + table["well"] + "_" + table["field"],
         "group": lambda table: table["plate"] + ":" + table["well"],
         "parent": lambda table: table["id"],

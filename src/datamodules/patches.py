@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from ..imaging.io import read_image, read_labels
 from ..imaging.tiles import Zoom
+from .layouts import TableError
 from .scaling import Scaling
 
 # Fields kept in memory per process; a 2160 x 2160 field of 16 bit is 9 MB.
@@ -152,13 +153,16 @@ class Patches(Dataset):
         return out["image"], out["mask"]
 
     def _donor(self, row: int, rng: np.random.Generator) -> int:
-        """A field of another well with the same size, or where there is none, another field, or the field itself."""
+        """A field of the same size of another well, of any split; TableError where there is none."""
         groups = self.reader.index["group"].to_numpy()
-        rows = sorted({window[0] for window in self.windows})
         shape = self.reader.image(row)[0].shape
-        others = [r for r in rows if groups[r] != groups[row]] or [r for r in rows if r != row] or [row]
-        rng.shuffle(others)
-        return next((r for r in others if self.reader.image(r)[0].shape == shape), row)
+        for other in rng.permutation(np.flatnonzero(groups != groups[row])):
+            if self.reader.image(other)[0].shape == shape:
+                return int(other)
+        raise TableError(
+            f"no other well has a field of {shape[0]}x{shape[1]} like {self.reader.index['id'].iloc[row]}, so that no "
+            "patch of another field can stand beside the model: add wells, or fields of that size"
+        )
 
 
 def _tensor(image: np.ndarray) -> torch.Tensor:

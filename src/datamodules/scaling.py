@@ -5,13 +5,15 @@ from typing import Any
 
 import numpy as np
 
+from ..imaging.tiles import normalise_patch
+
 
 class Scaling:
     """The range of each channel of each plate, in camera counts.
 
     `kind="plate"` maps the range fitted on training wells to [0, 1] and clips, so that intensities of one plate can be
-    compared and inverted. `kind="paper"` stretches every patch from its own minimum to its own maximum (Sharma &
-    Yakimovich, section 3.5): intensities of two patches are then not comparable.
+    compared and inverted. `kind="paper"` stretches every patch from its own minimum to its own maximum in 256 steps
+    (Sharma & Yakimovich, section 3.5): intensities of two patches are then not comparable.
     """
 
     KINDS = ("plate", "paper")
@@ -32,7 +34,9 @@ class Scaling:
 
     def apply(self, patch: np.ndarray, plate: str, channel: str) -> np.ndarray:
         """Counts (Y X) to float32 in [0, 1]."""
-        low, high = (patch.min(), patch.max()) if self.kind == "paper" else self.ranges[plate][channel]
+        if self.kind == "paper":
+            return normalise_patch(patch).astype(np.float32) / 255
+        low, high = self.ranges[plate][channel]
         return np.clip((patch.astype(np.float32) - low) / max(high - low, 1e-6), 0.0, 1.0).astype(np.float32)
 
     def invert(self, values: np.ndarray, plate: str, channel: str) -> np.ndarray:

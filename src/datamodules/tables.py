@@ -77,7 +77,7 @@ def read_index(path: str | os.PathLike[str], pixel_size: float | None = None) ->
     for column in file_columns(table):
         table[column] = table[column].map(lambda name: str(path.parent / name), na_action="ignore")
     table.attrs["root"] = str(path.parent)
-    return check_index(with_defaults(table), str(path))
+    return check_index(with_defaults(table, path.parent.name), str(path))
 
 
 def _read_table(path: Path) -> pd.DataFrame:

@@ -38,7 +38,7 @@ class VirtualPlate(Inpainting):
         for field in track(fields, description="drawing the plate"):
             stem = f"{field.plate}_{field.well}_f{field.field}"
             row: dict[str, Any] = {
-                "plate": field.plate,
+                "plate": f"{field.plate}{self.plate.seed}",
                 "well": field.well,
                 "field": field.field,
                 "pixel_size": field.scene.pixel_size,

@@ -224,11 +224,6 @@ def _components(colours: np.ndarray) -> np.ndarray:
     return labels
 
 
-def read_shape(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """Read the size (Y, X) in pixels from the header only; raises ImageError as read_header does."""
-    return read_header(path).shape
-
-
 def write_image(path: str | os.PathLike[str], array: np.ndarray) -> None:
     """Write Y X as TIFF or PNG, by suffix, under its final name only when it is complete.
 

@@ -14,7 +14,7 @@ class Zoom:
     """Crops of `crop` pixels every `stride` pixels, each resized to `size` pixels a side.
 
     A pixel of a patch is `scale` pixels of the field wide: multiply pixel_size by it. Raises ValueError for sizes
-    that leave gaps. PhIRM paper, section 3.5; the presets are in `PRESETS`.
+    that leave gaps. PhIRM paper, section 3.5; configs/data/zoom holds its two readings.
     """
 
     crop: int = 180
@@ -111,11 +111,10 @@ def is_blank(
     The patch is blank when fewer than `min_area` pixels of the band-passed patch (Gaussians of `smooth` and
     `background` pixels, which removes pixel noise and uneven illumination) rise above `contrast` times the pixel
     noise. The noise is measured between pixels 4 apart, so that resizing does not hide it, and is at least
-    `noise_floor` counts. Raises ValueError for intensities scaled to [0, 1], which the floor does not fit.
+    `noise_floor` counts. It does not fit intensities
+    scaled to [0, 1].
     """
     counts = np.asarray(patch, dtype=np.float32)
-    if np.issubdtype(patch.dtype, np.floating) and counts.max() <= 1:
-        raise ValueError("is_blank takes camera counts, but this patch lies in [0, 1]: call it before scaling")
     differences = np.abs(counts[:, 4:] - counts[:, :-4])
     noise = max(1.4826 * float(np.median(differences)) / np.sqrt(2), noise_floor)
     despeckled = cv2.medianBlur(counts, 5)  # a hot pixel, enlarged or not, is no nucleus

@@ -47,6 +47,14 @@ class Restorer(pl.LightningModule):
 
     test_step = predict_step = validation_step
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        planned, asked = checkpoint["lr_schedulers"][0]["total_steps"], int(self.trainer.estimated_stepping_batches)
+        if planned != asked:
+            raise ValueError(
+                f"the learning rate of this run was planned for {planned} steps, not {asked}: go on with the same "
+                "length, batch size and data, or start a new run from these weights with init_from={net: ...}"
+            )
+
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.Adam(self.parameters(), lr=self.lr)
         steps = int(self.trainer.estimated_stepping_batches)

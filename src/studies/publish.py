@@ -4,6 +4,7 @@ import os
 import platform
 import shlex
 import sys
+from collections.abc import Mapping
 from datetime import datetime
 from importlib.metadata import version
 from typing import Any
@@ -20,20 +21,24 @@ REPORTED_VERSIONS = ("phenokeep", "torch", "pytorch-lightning", "torchmetrics", 
 
 
 @rank_zero_only
-def publish(result: StudyResult, cfg: DictConfig, loggers: list[Any], seconds: float) -> None:
-    """Writes `report.html`, tables and figures into `cfg.output_dir`, logs them, prints the main table."""
+def publish(result: StudyResult, cfg: DictConfig, loggers: list[Any], facts: Mapping[str, str]) -> None:
+    """Writes `report.html`, tables and figures into `cfg.output_dir`, logs them, prints the main table.
+
+    `facts` (split, scaling, effort) stand in the page beside checkpoint, seed, machine, versions and time.
+    """
     context = {
         "data": cfg.data.root,
         "checkpoint": cfg.ckpt_path or "trained in this run",
-        "split": f"by {cfg.data.split_by}; the test split is judged",
+        **facts,
         "seed": cfg.seed,
         "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores, {_device()}, {platform.system()}",
         "Python": platform.python_version(),
         "versions": {name: version(name) for name in REPORTED_VERSIONS},
         "finished": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "time": f"{seconds:.0f} s for judging all methods",
     }
-    page = write_report(result, cfg.output_dir, shlex.join(["python", *sys.argv]), OmegaConf.to_yaml(cfg), context)
+    page = write_report(
+        result, cfg.output_dir, shlex.join(["python", *sys.argv]), OmegaConf.to_yaml(cfg, resolve=True), context
+    )
     for logger in loggers:
         if isinstance(logger, WandbLogger):
             for name, table in result.tables.items():

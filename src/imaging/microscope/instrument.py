@@ -54,7 +54,7 @@ class Microscope:
     read_noise: float = 5.0
     pixel_gain_sd: float = 0.005
     pixel_offset_sd: float = 0.5
-    bits: int = 12
+    bits: int = 16
     camera_seed: int = 0
     channels: Mapping[str, Channel] = field(default_factory=_channels)
 
