@@ -14,7 +14,8 @@ class KillAt(pl.Callback):
 
     def _kill(self, trainer, validating):
         if trainer.global_step == self.step and self.validating is validating:
-            os.kill(os.getpid(), self.signal)
+            # As a terminal does it: Ctrl-C goes to the loader's workers too.
+            os.kill(os.getpid(), self.signal) if self.signal == signal.SIGKILL else os.killpg(0, self.signal)
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         self._kill(trainer, validating=False)

@@ -35,7 +35,8 @@ def test_resumed_run_ends_bitwise_equal(case, config, small, tmp_path, command_e
     broken = tmp_path / "broken"
     kill = f"+callbacks.kill={{_target_: kill.KillAt, step: {step}, name: {name}, validating: {validating}}}"
     command = [sys.executable, ROOT / "train.py", *small, *options, f"hydra.run.dir={broken}", kill]
-    done = subprocess.run(command, env=command_environment, capture_output=True, text=True, check=False)
+    how = {"env": command_environment, "capture_output": True, "text": True, "start_new_session": True}
+    done = subprocess.run(command, check=False, **how)
     assert done.returncode == (-signal.SIGKILL if name == "SIGKILL" else 1), done.stderr
     assert read_checkpoint(broken / "last.ckpt")["global_step"] == kept
 

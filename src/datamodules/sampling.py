@@ -1,5 +1,6 @@
 """Samplers and loaders that can stop anywhere and go on with the same samples."""
 
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -47,7 +48,7 @@ class ResumableLoader(DataLoader):
     """
 
     def __init__(self, dataset: Any, sampler: EpochSampler, batch_size: int, **options: Any) -> None:
-        super().__init__(dataset, batch_size=batch_size, sampler=sampler, **options)
+        super().__init__(dataset, batch_size=batch_size, sampler=sampler, worker_init_fn=_ignore_interrupts, **options)
         self._handed_out = 0
         self._skip = 0
 
@@ -66,3 +67,8 @@ class ResumableLoader(DataLoader):
     def load_state_dict(self, state: dict[str, int]) -> None:
         """The next epoch to be read starts behind these batches."""
         self._skip = state["batches"]
+
+
+def _ignore_interrupts(worker: int) -> None:
+    """A Ctrl-C reaches every process of the terminal; the main one decides when the workers end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
