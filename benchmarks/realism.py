@@ -146,9 +146,10 @@ this project is only as valid as this table.
 
 Judged on {n_wells} wells ({n_fields} fields, {n_nuclei} nuclei that do not touch the border) which fitting never used;
 `wells.csv` says which wells were fitted and which judged. {plates} drawn plates of as many fields, every parameter at
-its default but the camera at 12 bits as in BBBC039, {drawn_nuclei} nuclei. Split half: the median distance between two
-random halves of all {all_wells} real wells, {splits} halvings (each half has about as many wells as the judged one). 1 = a drawn plate is as far from the
-judged wells as real wells are from each other; the range is over the drawn plates.
+its default but the camera at 12 bits as in BBBC039, {drawn_nuclei} nuclei. Split half: the median distance between
+two random halves of all {all_wells} real wells, {splits} halvings (each half has about as many wells as the judged
+one). 1 = a drawn plate is as far from the judged wells as real wells are from each other; the range is over the drawn
+plates.
 
 {table}
 

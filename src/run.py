@@ -19,6 +19,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from .callbacks import PhenotypeMetrics, Provenance
 from .checkpoint import CheckpointError, load_weights, read_checkpoint
+from .imaging.masks import PAPER_BANDS
 from .models import Fill
 from .studies.publish import publish
 
@@ -157,7 +158,7 @@ def _trainer(cfg: DictConfig, callbacks: list[pl.Callback], loggers: list[Any]) 
 
 
 def _study(cfg: DictConfig, datamodule: Any) -> Any:
-    return instantiate(cfg.study, bands=datamodule.masks.bands, _convert_="all")
+    return instantiate(cfg.study, bands=datamodule.masks.bands or PAPER_BANDS, _convert_="all")
 
 
 def _judge(

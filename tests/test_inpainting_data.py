@@ -79,6 +79,14 @@ def test_augmented_objects_stay_on_their_nuclei(data):
     assert checked > 10
 
 
+def test_masks_without_bands_are_drawn_once_per_patch(data):
+    patches = data("data/masks=free_form", "data.masks.bands=null", "data.val_bands=null").patches("test")
+    assert len(patches) == len(patches.windows)
+    shares = [float(patches[0, number]["mask"].mean()) for number in range(len(patches))]
+    assert len(set(shares)) > len(shares) / 2
+    assert not patches.name(0).endswith(("-20", "-30"))
+
+
 def test_wells_do_not_cross_splits_and_donors_are_strangers(data):
     module = data()
     assert module.index.groupby("group")["split"].nunique().max() == 1

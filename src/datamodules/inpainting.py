@@ -53,8 +53,6 @@ class Inpainting(pl.LightningDataModule):
             raise ValueError(
                 f"the checkpoint was trained with data.scaling={scaling_state['kind']}, not {scaling}: set it so"
             )
-        if not masks.bands:
-            raise ValueError("data.masks.bands is empty: name at least one band of area, for example [[0.2, 0.3]]")
         if not root:
             raise TableError(
                 "data.root is not set: name a folder of images or an index table, for example "

@@ -84,7 +84,8 @@ class Patches(Dataset):
         self.reader, self.windows, self.zoom = reader, list(windows), zoom
         self.scaling, self.masks, self.seed = scaling, masks, seed
         self.augment, self.train = augment, train
-        self.bands = list(masks.bands) if bands is None else list(bands)
+        # Masks without bands are drawn once per patch, whatever their area.
+        self.bands: list[tuple[float, float] | None] = [*(masks.bands if bands is None else bands)] or [None]
 
     def __len__(self) -> int:
         return len(self.windows) * (1 if self.train else len(self.bands))
