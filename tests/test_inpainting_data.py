@@ -169,6 +169,7 @@ def test_scaling_inverts_and_per_patch_scaling_refuses_to():
     assert np.allclose(scaling.invert(scaling.apply(counts, "p", "nuclei"), "p", "nuclei"), counts)
     paper = Scaling(kind="paper")
     assert paper.apply(counts, "p", "nuclei").max() == 1
+    assert not paper.apply(np.full((2, 2), 7), "p", "nuclei").any()
     with pytest.raises(ValueError, match="no range"):
         paper.invert(counts, "p", "nuclei")
     with pytest.raises(ValueError, match="plate, paper"):

@@ -35,7 +35,8 @@ class Scaling:
     def apply(self, patch: np.ndarray, plate: str, channel: str) -> np.ndarray:
         """Counts (Y X) to float32 in [0, 1]."""
         if self.kind == "paper":
-            return normalise_patch(patch).astype(np.float32) / 255
+            constant = patch.min() == patch.max()  # an empty corner: nothing to stretch
+            return np.zeros(patch.shape, np.float32) if constant else normalise_patch(patch).astype(np.float32) / 255
         low, high = self.ranges[plate][channel]
         return np.clip((patch.astype(np.float32) - low) / max(high - low, 1e-6), 0.0, 1.0).astype(np.float32)
 
