@@ -1,6 +1,6 @@
 """How near drawn nuclei are to real ones, in multiples of the distance between halves of the real ones.
 
-    python benchmarks/realism.py --data ../shared/data/bbbc039
+    python benchmarks/realism.py --data path/to/bbbc039
 
 The wells of BBBC039 are halved once (seed 0): the microscope's defaults were fitted on the first half and are judged
 on the second, which fitting never used. Drawn and real fields go through the same measurements; the outlines of a real
