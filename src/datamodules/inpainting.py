@@ -121,11 +121,11 @@ class Inpainting(pl.LightningDataModule):
                     )
 
     def _find_patches(self) -> None:
-        """Lists the windows of every field, blank ones dropped, reading (and so checking) each image once."""
+        """Lists the windows of every field by split, blank ones dropped."""
         assert self.index is not None
         self._windows = {"train": [], "val": [], "test": []}
         blank = 0
-        for row in track(range(len(self.index)), description="checking fields", transient=True):
+        for row in track(range(len(self.index)), description="finding patches", transient=True):
             field = self.reader.image(row)[0]
             if not self.keep_blank and np.issubdtype(field.dtype, np.floating) and field.max() <= 1:
                 raise ImageError(
