@@ -1,9 +1,22 @@
 """phenokeep: train and judge deep models of microscopy images by the phenotype they keep."""
 
 import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .inference.predictor import Predictor
 
 # Libraries that look for updates or report errors over the network are told not to.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
 
 __version__ = "0.1.0"
+
+
+def load(checkpoint: "str | Path", device: str = "auto") -> "Predictor":
+    """A trained model, ready for `.predict(image, mask)`: see `phenokeep.inference.predictor.Predictor`."""
+    from .inference.predictor import load
+
+    return load(checkpoint, device)

@@ -1,7 +1,8 @@
-"""Train and evaluate: what the scripts call. The only file that builds a Trainer."""
+"""Train, evaluate and predict: what the scripts call. The only file that builds a Trainer."""
 
 import difflib
 import logging
+import shutil
 import time
 import warnings
 from importlib import resources
@@ -13,15 +14,23 @@ import pytorch_lightning as pl
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import ModelCheckpoint, RichProgressBar
+from pytorch_lightning.callbacks import Checkpoint, RichProgressBar
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
-from .callbacks import PhenotypeMetrics, Provenance
-from .checkpoint import CheckpointError, load_weights, read_checkpoint
-from .imaging.masks import PAPER_BANDS
+from .callbacks import AtomicCheckpoints, Last, NotFinite, PhenotypeMetrics, Provenance, Wandb, check_writable
+from .checkpoint import CheckpointError, load_weights, newest_checkpoint, read_checkpoint
+from .datamodules.checks import check_images, drop_bad
+from .datamodules.platemap import join_plate_map, read_plate_map
+from .inference.inputs import read_inputs
+from .inference.plate import PlateRun
+from .inference.predictor import Predictor, load
+from .inference.provenance import run_record
 from .models import Fill
+from .settings import check_settings
+from .studies.predicted import restored_report
 from .studies.publish import publish
+from .studies.subject import Study, Subject
 
 log = logging.getLogger(__name__)
 # Warnings of libraries about things that are as they should be here.
@@ -39,25 +48,30 @@ def train(cfg: DictConfig) -> dict[str, float]:
     """Fits the model of a composed train config, then, with `test=true`, judges its best checkpoint.
 
     Returns the logged metrics. Raises ValueError (CheckpointError, TableError, ImageError) naming the file and the mend
-    before training starts.
+    before training starts; NotFinite or OSError where it cannot go on, naming the last good checkpoint.
     """
-    _prepare(cfg)
-    resume = _resume_path(cfg)
-    saved = read_checkpoint(resume) if resume else None
+    _prepare(cfg, "data", "model", "trainer")
+    resume, saved = _resume(cfg)
     datamodule, model = _build(cfg, saved["scaling"] if saved else None)
-    study = _study(cfg, datamodule) if cfg.test else None
+    study = instantiate(cfg.study, _convert_="all") if cfg.test else None
+    if study:
+        study.check(datamodule)
     if saved:
-        load_weights(model, saved["state_dict"], cfg.ckpt_path)  # an error before training, where they do not fit
+        load_weights(model, saved["state_dict"], str(resume))  # an error before training, where they do not fit
     elif cfg.fit and (Path(cfg.output_dir) / "last.ckpt").exists():
         log.warning(
             "%s holds an earlier run, which this one replaces; ckpt_path=last would go on from it", cfg.output_dir
         )
     for part, path in (cfg.init_from or {}).items():
         _warm_start(model, part, path)
-    trainer = _trainer(cfg, _callbacks(cfg), _loggers(cfg))
+    loggers = _loggers(cfg)
+    trainer = _trainer(cfg, _callbacks(cfg), loggers)
     results: dict[str, float] = {}
     if cfg.fit:
-        trainer.fit(model, datamodule=datamodule, ckpt_path=resume, weights_only=True)
+        try:
+            trainer.fit(model, datamodule=datamodule, ckpt_path=resume, weights_only=True)
+        except (NotFinite, OSError) as error:
+            raise _stopped(error, trainer) from error
         results |= {key: float(value) for key, value in trainer.callback_metrics.items()}
     if study:
         for best in filter(
@@ -66,27 +80,65 @@ def train(cfg: DictConfig) -> dict[str, float]:
             saved = read_checkpoint(best)
             load_weights(model, saved["state_dict"], best)
         results |= _judge(cfg, study, model, datamodule, trainer.loggers, saved)
+    _finish(loggers)
     return results
 
 
 def evaluate(cfg: DictConfig) -> dict[str, float]:
-    """Judges a checkpoint by the study of a composed eval config and writes report.html. Returns the logged metrics."""
+    """Asks a checkpoint, or data alone, the study of a composed eval config; writes report.html.
+
+    Returns the logged metrics.
+    """
+    _prepare(cfg, *(("data", "model", "trainer") if cfg.ckpt_path else ("data", "trainer")))
+    saved = read_checkpoint(cfg.ckpt_path) if cfg.ckpt_path else None
+    study = instantiate(cfg.study, _convert_="all") if cfg.get("study") else None
+    if study is None or (saved is None and study.needs_model):
+        raise ValueError("which model? Give ckpt_path=FILE, for example ckpt_path=runs/quickstart/seed_0/best.ckpt")
+    datamodule, model = _build(cfg, saved["scaling"] if saved else None)
+    study.check(datamodule)
+    if saved:
+        load_weights(model, saved["state_dict"], cfg.ckpt_path)
+    loggers = _loggers(cfg)
+    results = _judge(cfg, study, model, datamodule, loggers, saved)
+    _finish(loggers)
+    return results
+
+
+def predict(cfg: DictConfig) -> pd.DataFrame:
+    """Restores the plate of a composed predict config into `cfg.output_dir`; returns the table of its fields."""
     _prepare(cfg)
-    saved = read_checkpoint(cfg.ckpt_path)
-    datamodule, model = _build(cfg, saved["scaling"])
-    load_weights(model, saved["state_dict"], cfg.ckpt_path)
-    return _judge(cfg, _study(cfg, datamodule), model, datamodule, _loggers(cfg), saved)
+    predictor, masks = load(cfg.ckpt_path, cfg.device), instantiate(cfg.mask)
+    index = read_inputs(cfg.plate, predictor.channels[0], cfg.data.pixel_size)
+    if cfg.data.plate_map:
+        index = join_plate_map(index, read_plate_map(cfg.data.plate_map), cfg.data.plate_map)
+    index = drop_bad(index, check_images(index, cfg.data.on_bad_image).problems)
+    settings = {"mask": OmegaConf.to_container(cfg.mask), "rescale": cfg.data.rescale}
+    record = run_record(predictor, cfg.ckpt_path, settings)
+    metric = instantiate(cfg.score, _convert_="all").metric
+    out = Path(cfg.output_dir)
+    started = time.monotonic()
+    run = PlateRun(predictor, index, masks, out, record, metric, cfg.data.rescale)
+    table = run.run()
+    print(f"restored: {out / 'restored'}")
+    if cfg.report:
+        took = f"{time.monotonic() - started:.0f} s for {len(table)} fields"
+        facts = {"data": cfg.plate, "checkpoint": cfg.ckpt_path, "restoring": took}
+        publish(restored_report(table, run.images, index.attrs.get("skipped", [])), cfg, [], facts)
+    return table
 
 
-def _prepare(cfg: DictConfig) -> None:
-    """Refuses keys that no config has, quietens the libraries, seeds."""
-    known = OmegaConf.load(str(resources.files("phenokeep.configs") / "train.yaml"))
-    names: set[Any] = {key for key in known if key not in ("defaults", "hydra")}
-    names |= {next(iter(entry)) for entry in known.defaults if isinstance(entry, DictConfig)}
+def _prepare(cfg: DictConfig, *needs: str) -> None:
+    """Refuses keys that no config has and settings of a wrong type, quietens the libraries, seeds."""
+    names: set[Any] = {"score"}
+    for file in ("train.yaml", "predict.yaml"):
+        known = OmegaConf.load(str(resources.files("phenokeep.configs") / file))
+        names |= {key for key in known if key not in ("defaults", "hydra")}
+        names |= {next(iter(entry)) for entry in known.defaults if isinstance(entry, DictConfig)}
     for key in cfg:
         if key not in names:
             near = difflib.get_close_matches(str(key), names, 1)
             raise ValueError(f"unknown config key {key!r}" + (f": did you mean {near[0]!r}?" if near else ""))
+    check_settings(cfg, needs)
     for noisy in ("pytorch_lightning.utilities.rank_zero", "pytorch_lightning.accelerators.cuda"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     if rank_zero_only.rank:  # type: ignore[attr-defined]
@@ -94,14 +146,15 @@ def _prepare(cfg: DictConfig) -> None:
     for harmless in HARMLESS:
         warnings.filterwarnings("ignore", f".*{harmless}.*")
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    check_writable(cfg.output_dir)
 
 
-def _build(cfg: DictConfig, scaling: dict[str, Any] | None) -> tuple[pl.LightningDataModule, pl.LightningModule]:
+def _build(cfg: DictConfig, scaling: dict[str, Any] | None) -> tuple[Any, Any]:
     """The DataModule, its data checked, and the model: whatever is wrong with either is found before training."""
     options = {"scaling_state": scaling} if scaling else {}
-    model = instantiate(cfg.model, _convert_="all")
+    model = instantiate(cfg.model, _convert_="all") if cfg.get("model") else None
     datamodule = instantiate(cfg.data, **options, _convert_="all")
-    if len(cfg.data.channels) != cfg.model.channels:
+    if model and len(cfg.data.channels) != cfg.model.channels:
         raise ValueError(
             f"data.channels are {list(cfg.data.channels)} and model.channels is {cfg.model.channels}: they must agree"
         )
@@ -110,14 +163,33 @@ def _build(cfg: DictConfig, scaling: dict[str, Any] | None) -> tuple[pl.Lightnin
     return datamodule, model
 
 
-def _resume_path(cfg: DictConfig) -> str | None:
-    """The checkpoint to go on from; a missing last.ckpt is an error, so that nothing starts anew unasked."""
-    if cfg.ckpt_path != "last":
-        return cfg.ckpt_path
-    path = Path(cfg.output_dir) / "last.ckpt"
-    if not path.is_file():
-        raise CheckpointError(f"nothing to go on from: {path} does not exist. Leave out ckpt_path=last to start anew")
-    return str(path)
+def _resume(cfg: DictConfig) -> tuple[Path | None, dict[str, Any] | None]:
+    """The checkpoint to go on from and what it holds; `last` with none is an error, so that nothing starts unasked."""
+    if cfg.ckpt_path == "last":
+        return newest_checkpoint(cfg.output_dir)
+    return (Path(cfg.ckpt_path), read_checkpoint(cfg.ckpt_path)) if cfg.ckpt_path else (None, None)
+
+
+def _stopped(error: Exception, trainer: pl.Trainer) -> Exception:
+    """The error that stopped training, with the checkpoint that is left and what to try."""
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    good = next((callback.good for callback in callbacks if isinstance(callback, Last)), None)
+    left = "No checkpoint was written yet"
+    if good:
+        try:
+            left = f"{good} (step {read_checkpoint(good)['global_step']}) is good"
+        except CheckpointError as damage:
+            left, good = str(damage), None
+    if isinstance(error, NotFinite):
+        parts = [f"{name}: {good}" for name, part in trainer.lightning_module.named_children() if part.state_dict()]
+        weights = f" from its weights (init_from={{{', '.join(parts)}}})" if good else ""
+        return NotFinite(
+            f"{error}. {left}. Look at these images; going on unchanged would end here again, so train{weights} with a "
+            "lower learning rate"
+        )
+    mend = f"mend this, and the same command with ckpt_path={good} goes on" if good else "mend this, and start again"
+    free = shutil.disk_usage(trainer.default_root_dir).free / 1e6
+    return OSError(f"training stopped: {error} ({trainer.default_root_dir} has {free:.1f} MB free). {left}: {mend}")
 
 
 def _warm_start(model: pl.LightningModule, part: str, path: str) -> None:
@@ -144,25 +216,28 @@ def _loggers(cfg: DictConfig) -> list[Any]:
     return [logger]
 
 
+def _finish(loggers: list[Any]) -> None:
+    for logger in loggers:
+        if isinstance(logger, Wandb):
+            logger.finish()
+
+
 def _trainer(cfg: DictConfig, callbacks: list[pl.Callback], loggers: list[Any]) -> pl.Trainer:
     metrics = PhenotypeMetrics({name: instantiate(node, _convert_="all") for name, node in cfg.metrics.items() if node})
     return instantiate(
         cfg.trainer,
         callbacks=[metrics, *callbacks],
         logger=loggers or False,
+        plugins=[AtomicCheckpoints()],
         default_root_dir=cfg.output_dir,
-        enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
+        enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
         enable_model_summary=False,
         _convert_="all",
     )
 
 
-def _study(cfg: DictConfig, datamodule: Any) -> Any:
-    return instantiate(cfg.study, bands=datamodule.masks.bands or PAPER_BANDS, _convert_="all")
-
-
 def _judge(
-    cfg: DictConfig, study: Any, model: Any, datamodule: Any, loggers: list[Any], saved: dict[str, Any] | None
+    cfg: DictConfig, study: Study, model: Any, datamodule: Any, loggers: list[Any], saved: dict[str, Any] | None
 ) -> dict[str, float]:
     """Runs the study over the test split and writes its tables, figures and report into the run's folder."""
     results: dict[str, float] = {}
@@ -189,9 +264,17 @@ def _judge(
         names = ("source", "mask", "prediction", "target")
         return {id_: {name: batch[name][row, 0].numpy() for name in names} for row, id_ in enumerate(batch["id"])}
 
+    subject = Subject(datamodule, leaky_split=datamodule.leaky_split or bool(seen))
+    if model:
+        subject.judge, subject.example = judge, example
+        if datamodule.scaling.kind == "plate":
+            subject.predictor = Predictor(model, datamodule.scaling, OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
     started = time.monotonic()
-    result = study.run(judge, example, leaky_split=datamodule.leaky_split or bool(seen))
+    result = study.run(subject)
+    result.notes += [f"Left out: {entry['id']}: {entry['reason']}" for entry in datamodule.skipped]
     facts = {
+        "data": cfg.data.root,
+        "checkpoint": cfg.ckpt_path or ("trained in this run" if model else "none: a question about metrics or data"),
         "split": f"{datamodule.split_origin}; judged on test",
         "scaling": f"{datamodule.scaling.kind}"
         + (", intensities not comparable" if cfg.data.scaling == "paper" else ""),

@@ -14,6 +14,7 @@ ALLOWED = {
     "models": {"imaging"},
     "callbacks": {"imaging", "metrics", "datamodules", "models"},
     "studies": {"imaging", "metrics", "datamodules", "models", "callbacks"},
+    "inference": {"imaging", "metrics", "datamodules", "models", "checkpoint"},
 }
 
 

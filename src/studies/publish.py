@@ -24,11 +24,9 @@ REPORTED_VERSIONS = ("phenokeep", "torch", "pytorch-lightning", "torchmetrics", 
 def publish(result: StudyResult, cfg: DictConfig, loggers: list[Any], facts: Mapping[str, str]) -> None:
     """Writes `report.html`, tables and figures into `cfg.output_dir`, logs them, prints the main table.
 
-    `facts` (split, scaling, effort) stand in the page beside checkpoint, seed, machine, versions and time.
+    `facts` (data, checkpoint, split, scaling, effort) stand in the page beside seed, machine, versions and time.
     """
     context = {
-        "data": cfg.data.root,
-        "checkpoint": cfg.ckpt_path or "trained in this run",
         **facts,
         "seed": cfg.seed,
         "machine": f"{platform.machine()}, {os.cpu_count()} CPU cores, {_device()}, {platform.system()}",

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from ..imaging.masks import PAPER_BANDS
 from .figures import example_pictures, score_against_bands
 from .result import StudyResult
 from .statistics import Difference, Ratio, hierarchical_bootstrap, holm, mean_of, paired_bootstrap, pooled_f1
-
-Judge = Callable[[str | None], pd.DataFrame]
-Example = Callable[[list[str]], Mapping[str, Mapping[str, np.ndarray]]]
+from .subject import Judge, Study, Subject
 
 SCORES: dict[str, Ratio] = {"PhIRM": mean_of("phirm/phirm"), "rim F1": pooled_f1("nuclei/rim_")}
 BESIDE: dict[str, Ratio] = {"inner F1": pooled_f1("nuclei/inner_"), "all F1": pooled_f1("nuclei/")}
@@ -21,7 +21,7 @@ FEW_WELLS = 8  # where 300 simulated comparisons without a difference (4 images 
 ALPHA = 0.05
 
 
-class Restoration:
+class Restoration(Study):
     """Compares a trained model with nulls and classical fills on the same images and masks, by band of mask area.
 
     `nulls` and `classical` name methods that `judge` knows; bands are fractions of the image, lower edge inside, upper
@@ -33,7 +33,7 @@ class Restoration:
         self,
         nulls: Sequence[str],
         classical: Sequence[str],
-        bands: Sequence[Sequence[float]] = ((0.1, 0.2), (0.2, 0.3), (0.3, 0.4), (0.4, 0.5)),
+        bands: Sequence[Sequence[float]] = PAPER_BANDS,
         focus_band: Sequence[float] = (0.2, 0.3),
         n_bootstrap: int = 2000,
         seed: int = 0,
@@ -44,21 +44,27 @@ class Restoration:
         self.bands = sorted((float(low), float(high)) for low, high in bands)
         self.focus = (float(focus_band[0]), float(focus_band[1]))
         self.n_bootstrap, self.seed, self.pictures = n_bootstrap, seed, pictures
-        if self.focus not in self.bands:
-            raise ValueError(f"study.focus_band {self.focus} is not among study.bands {self.bands}: name one of them")
         if pictures in (1, 2):
             raise ValueError(
                 f"study.pictures is {pictures}: best, median and worst belong together; give 3 or more, or 0"
             )
 
-    def run(self, judge: Judge, example: Example, leaky_split: bool = False) -> StudyResult:
-        """Judge the model (`judge(None)`) and every baseline, and return tables, figures, verdict and notes.
+    def check(self, datamodule: Any) -> None:
+        """Takes the bands of the data's masks, where they have any."""
+        self.bands = sorted(datamodule.masks.bands or self.bands)
+        if self.focus not in self.bands:
+            raise ValueError(
+                f"study.focus_band {self.focus} is not among the masks' bands {self.bands}: name one of them"
+            )
 
-        `judge(name)` gives the per-image table; `example(ids)` gives per id the model's source, mask, prediction and
-        target (Y X, [0, 1]). Raises ValueError if tables lack columns or differ in images or masks, or if no mask is in
-        the focus band.
+    def run(self, subject: Subject) -> StudyResult:
+        """Judge the model and every baseline, and return tables, figures, verdict and notes.
+
+        Raises ValueError if tables lack columns or differ in images or masks, or if no mask is in the focus band.
         """
-        images = self._judge_all(judge)
+        assert subject.judge is not None
+        leaky_split = subject.leaky_split
+        images = self._judge_all(subject.judge)
         model = str(images["method"].iloc[0])
         focus_label = _label(self.focus)
         focus = images[images["band"] == focus_label]
@@ -95,7 +101,8 @@ class Restoration:
         }
         ranked = self._ranked(focus[focus["method"] == model])
         if ranked:
-            arrays = example([image for image, _ in ranked])
+            assert subject.example is not None
+            arrays = subject.example([image for image, _ in ranked])
             figures["examples"] = example_pictures([(label, arrays[image]) for image, label in ranked])
             captions["examples"] = (
                 f"What {model} made of holes of {focus_label}, ranked by rim F1, then PhIRM. One grey scale per row; "

@@ -1,0 +1,53 @@
+"""What a plate to be restored consists of: an index, a folder whose names are known, or just images."""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+
+import pandas as pd
+
+from ..datamodules.layouts import PRESETS, TableError, with_defaults
+from ..datamodules.tables import INDEX_NAMES, check_index, read_index
+from ..imaging import pixelsize
+from ..imaging.io import SUFFIXES
+
+log = logging.getLogger(__name__)
+
+
+def read_inputs(plate: str | Path, channel: str, pixel_size: float | None = None) -> pd.DataFrame:
+    """The index of a plate: of a table, of a folder that has one, or of a folder whose file names are understood.
+
+    Any other folder, or one image, is taken as it is: every image a field of the first `channel`, in a well of its own.
+    `pixel_size` (micrometres) fills what index and files leave open. Raises TableError.
+    """
+    path = Path(plate).resolve()
+    if path.suffix.lower() in SUFFIXES and path.is_file():
+        return _plain([path], path.parent, channel, pixel_size)
+    if not path.is_dir() or any((path / name).is_file() for name in INDEX_NAMES):
+        return read_index(path, pixel_size)
+    images = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.name[0] != ".")
+    names = [file.relative_to(path).as_posix() for file in images]
+    if not images or any(
+        re.search(layout.pattern, name, re.IGNORECASE) for layout in PRESETS.values() for name in names
+    ):
+        return read_index(path, pixel_size)
+    log.info(
+        "%s: no preset knows these file names; each of %d images is taken as a field of its own", path, len(images)
+    )
+    return _plain(images, path, channel, pixel_size)
+
+
+def _plain(images: list[Path], root: Path, channel: str, pixel_size: float | None) -> pd.DataFrame:
+    names = ["_".join(image.relative_to(root).with_suffix("").parts) for image in images]
+    sizes = [pixel_size or pixelsize.read_pixel_size(image) for image in images]
+    if None in sizes:
+        raise TableError(
+            f"{images[sizes.index(None)]} does not say its pixel size: give data.pixel_size in micrometres"
+        )
+    index = pd.DataFrame({"id": names, "well": names, "field": "1", "pixel_size": sizes})
+    index[f"image_{channel}"] = list(map(str, images))
+    index = with_defaults(index, root.name)
+    index.attrs["root"] = str(root)
+    return check_index(index, str(root))
