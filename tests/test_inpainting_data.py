@@ -131,11 +131,13 @@ def test_scaling_is_fitted_on_training_wells_only(tmp_path):
 
 
 def test_ranges_of_a_checkpoint_are_kept_and_a_new_plate_is_estimated(data, caplog):
-    known = {"kind": "plate", "ranges": {"drawn5": {"nuclei": [10.0, 500.0]}}}
+    known = {"kind": "plate", "ranges": {"drawn5": {"nuclei": [10.0, 500.0]}}, "pixel_size": 0.66}
     assert data(scaling_state=known).scaling.state() == known
     with caplog.at_level(logging.WARNING):
         other = data(scaling_state={"kind": "plate", "ranges": {"elsewhere": {"nuclei": [10.0, 500.0]}}})
     assert "estimated" in caplog.text
+    assert "does not say its pixel size" in caplog.text
+    assert other.scaling.pixel_size == 0.65
     counts = np.concatenate([tifffile.imread(path).ravel()[::8] for path in other.index["image_nuclei"]])
     assert other.scaling.ranges["drawn5"]["nuclei"] == pytest.approx(np.percentile(counts, [0.1, 99.95]))
 
@@ -152,6 +154,69 @@ def test_objects_for_some_fields_only_are_refused(data, tmp_path):
     index.to_csv(tmp_path / "index.csv", index=False)
     with pytest.raises(TableError, match="has no objects_nuclei, others have"):
         Inpainting(str(tmp_path), Rectangles(), zoom=Zoom(64, 64, 64)).setup()
+
+
+def damaged(plate, tmp_path, split, *bad):
+    """A copy of the small plate with a split, in which some fields are cut off."""
+    rows = []
+    for path, side in zip(sorted(plate.glob("*.tif")), split, strict=True):
+        content = path.read_bytes()
+        number = len(rows)
+        (tmp_path / path.name).write_bytes(content[: len(content) // 2] if number in bad else content)
+        rows.append({"plate": "p", "well": path.name[:3], "field": 1, "pixel_size": 0.6, "image_nuclei": path.name,
+                     "split": side})  # fmt: skip
+    pd.DataFrame(rows).to_csv(tmp_path / "index.csv", index=False)
+    return lambda **options: Inpainting(str(tmp_path), Rectangles(), zoom=Zoom(64, 64, 64), **options)
+
+
+def test_bad_images_stop_or_are_skipped_and_listed(plate, tmp_path, caplog):
+    built = damaged(plate, tmp_path, ["train", "train", "train", "val", "test", "test"], 1, 4)
+    with pytest.raises(TableError, match=r"2 problems(.|\n)*truncated(.|\n)*data\.on_bad_image=skip"):
+        built().setup()
+    module = built(on_bad_image="skip")
+    with caplog.at_level(logging.WARNING):
+        module.setup()
+    assert [entry["id"] for entry in module.skipped] == ["p_B03_1", "p_B06_1"]
+    for entry in module.skipped:
+        assert "is truncated" in entry["reason"]
+        assert f"skipped {entry['id']}: image_nuclei: {tmp_path}" in caplog.text
+    assert list(module.index["well"]) == ["B02", "B04", "B05", "B07"]
+    names = {module.patches(split).name(0).split("_y")[0] for split in ("train", "val", "test")}
+    assert names == {"p_B02_1", "p_B05_1", "p_B07_1"}
+    assert module.patches("test")[0, 0]["donor"].shape == (1, 64, 64)
+    with pytest.raises(ValueError, match="on_bad_image=ignore is unknown; it is stop or skip"):
+        built(on_bad_image="ignore").setup()
+
+
+def test_a_split_that_skipping_would_empty_stops(plate, tmp_path):
+    built = damaged(plate, tmp_path, ["train", "train", "train", "val", "test", "test"], 3)
+    with pytest.raises(TableError, match=r"every val field has a problem and was skipped \(p_B05_1: .*truncated"):
+        built(on_bad_image="skip").setup()
+
+
+def test_skipping_a_field_moves_no_other_well(plate, tmp_path):
+    built = damaged(plate, tmp_path, [None] * 6)
+    whole = built(on_bad_image="skip")
+    whole.setup()
+    assert whole.skipped == []
+    sides = whole.index.set_index("id")["split"]
+    spare = next(number for number, side in enumerate(sides) if side == "train")
+    module = damaged(plate, tmp_path, [None] * 6, spare)(on_bad_image="skip")
+    module.setup()
+    left = module.index.set_index("id")["split"]
+    assert left.to_dict() == sides.drop(sides.index[spare]).to_dict()
+
+
+def test_a_plate_map_reaches_the_index(plate, tmp_path):
+    built = damaged(plate, tmp_path, [None] * 6)
+    wells = [f"B{n},{'neg' if n < 4 else 'treated'},0.5,uM" for n in range(2, 8)]
+    (tmp_path / "map.csv").write_text("\n".join(["well,role,concentration,unit", *wells]))
+    module = built(plate_map=str(tmp_path / "map.csv"))
+    module.setup()
+    assert module.index.set_index("well")["role"].to_dict() == {
+        f"B0{n}": "negative" if n < 4 else "treatment" for n in range(2, 8)
+    }
+    assert module.index["concentration"].dtype == float
 
 
 def test_one_well_has_no_donor(data, tmp_path):

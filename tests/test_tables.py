@@ -1,7 +1,9 @@
 """The index table: read, built, split and checked; each error names the file, the place in it and the mend."""
 
+import itertools
 import logging
 import os
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 import tifffile
 from PIL import Image
 
+from phenokeep.datamodules.checks import check_index
 from phenokeep.datamodules.tables import (
     TableError,
     assign_splits,
@@ -19,14 +22,15 @@ from phenokeep.datamodules.tables import (
     read_index,
     write_index,
 )
+from phenokeep.imaging.microscope import Microscope, Phenotype, Scene
 
 BBBC039 = Path(__file__).parents[1].parent / "shared" / "data" / "bbbc039"
 
 
 def picture(path, shape=(8, 9), value=None, dtype=np.uint16):
     path.parent.mkdir(parents=True, exist_ok=True)
-    image = np.arange(np.prod(shape), dtype=dtype).reshape(shape) if value is None else np.full(shape, value, dtype)
-    tifffile.imwrite(path, image)
+    noise = np.random.default_rng(zlib.crc32(str(path).encode())).integers(0, 1000, shape)
+    tifffile.imwrite(path, (noise if value is None else np.full(shape, value)).astype(dtype))
 
 
 @pytest.fixture
@@ -84,7 +88,7 @@ def spoiled(table):
     """Yields a spoiled copy of the table and what the message says."""
     yield table.rename(columns={"well": "wells"}), "has no column well; rename 'wells'"
     yield table.rename(columns={"field": "Field"}), "has no column field; rename 'Field'"
-    yield table.drop(columns="pixel_size"), r"has no column pixel_size; add it"
+    yield table.drop(columns="pixel_size"), "row 2, column pixel_size is empty .*4 rows.*data.pixel_size"
     yield table.drop(columns=["image_nuclei", "image_er"]), r"has no column image_<channel>"
     yield table.assign(splits="train"), "column 'splits' is not known; is 'split' meant"
     yield table.rename(columns={"plate": "PLATE"}), "column 'PLATE' is not known; is 'plate' meant"
@@ -221,20 +225,31 @@ def test_a_written_split_is_kept_and_its_leak_is_seen(plate, tmp_path, caplog):
 
 
 GUID = "1051DAA7C-7042-435F-99F0-1E847D9B42CB"  # a wave number and a GUID, as MetaXpress joins them
-NAMES = {
-    "bbbc039": (f"images/IXMtest_B03_s4_w{GUID}.tif", (None, "B03", "4", "image_nuclei"), 0.65),
-    "imagexpress": (f"screen_7/TimePoint_1/screen_7_b03_s4_w{GUID}.TIF", ("screen_7", "B03", "4", "image_w1"), None),
-    "opera_phenix": ("plateX/Images/r02c13f04p01-ch2sk1fk1fl1.tiff", ("plateX", "B13", "04", "image_ch2"), None),
-    "cytation": ("D6_01_2_3_GFP_001.tif", (None, "D06", "3", "image_GFP"), None),
-    "plain": ("my_plate_B3_2_er.png", ("my_plate", "B03", "2", "image_er"), None),
-}
+NAMES = [
+    ("bbbc039", f"images/IXMtest_B03_s4_w{GUID}.tif", (None, "B03", "4", "image_nuclei"), 0.65),
+    ("imagexpress", f"screen_7/TimePoint_1/screen_7_b03_s4_w{GUID}.TIF", ("screen_7", "B03", "4", "image_w1"), None),
+    ("imagexpress", "24d3_B05_s22A31C13E-3314-476F-B62C-5CDC65915F2B.tif", ("24d3", "B05", "2", "image_0"), None),
+    ("imagexpress", "b03_s4_w12.tif", (None, "B03", "4", "image_w12"), None),
+    ("imagexpress", "p/TimePoint_1/20240101-p01_W02.TIF", ("20240101-p01", "W02", "1", "image_0"), None),
+    ("opera_phenix", "plateX/Images/r02c13f04p01-ch2sk1fk1fl1.tiff", ("plateX", "B13", "04", "image_ch2"), None),
+    ("opera_phenix", "BR51__2022-04-29T01_02_16-Measurement 1/Images/r27c01f001p01-ch1sk1fk1fl1.tiff",
+     ("BR51", "AA01", "001", "image_ch1"), None),
+    ("cellvoyager", "AssayPlate_Greiner_#655090_C02_T0001F001L01A01Z01C01.tif",
+     ("AssayPlate_Greiner_#655090", "C02", "001", "image_C01"), None),
+    ("cytation", "D6_01_2_3_GFP_001.tif", (None, "D06", "3", "image_GFP"), None),
+    ("cytation", "B2_-1_1_1_Stitched[DAPI 377,447]_001.tif", (None, "B02", "1", "image_Stitched[DAPI 377,447]"), None),
+    ("phirm_artefacts", "cfp_6_exp_times/151130-AY-artifacts-10x-6cfp_A05_s1_w3.TIF",
+     ("151130-AY-artifacts-10x", "A05", "1w3", "image_artefacts"), None),
+    ("plain", "my_plate_B3_2_er.png", ("my_plate", "B03", "2", "image_er"), None),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("preset", NAMES)
-def test_presets_find_plate_well_field_and_channel(tmp_path, preset):
-    name, (plate, well, number, column), known = NAMES[preset]
+@pytest.mark.parametrize(("preset", "name", "expected", "known"), NAMES)
+def test_presets_find_plate_well_field_and_channel(tmp_path, preset, name, expected, known):
+    plate, well, number, column = expected
     picture(tmp_path / name)
     picture(tmp_path / "notes" / "readme.png")
+    picture(tmp_path / name.replace(".", "_Thumb.", 1))
     index = build_index(tmp_path, pixel_size=None if known else 0.3)
     row = index.iloc[0]
     assert index.attrs["layout"] == preset
@@ -253,6 +268,44 @@ def test_label_images_beside_the_images_join_their_field(tmp_path):
     index = build_index(tmp_path)  # the masks' names fit the plain preset too
     assert index.attrs == {"layout": "bbbc039", "unmatched": []}
     assert list(index["objects_nuclei"].fillna("none")) == [str(tmp_path / "masks" / f"{stem}.png"), "none"]
+
+
+def test_wells_are_named_alike_so_that_a_split_sees_one_well(tmp_path):
+    rows = [("A1", 1), ("A01", 2), ("a001", 3), ("B2", 1), ("slide 3", 1), ("C3", 1)]
+    table = pd.DataFrame(rows, columns=["well", "field"]).assign(pixel_size=1, image_nuclei="")
+    for row in table.index:
+        picture(tmp_path / f"{row}.tif")
+        table.loc[row, "image_nuclei"] = f"{row}.tif"
+    table.to_csv(tmp_path / "index.csv", index=False)
+    index = read_index(tmp_path)
+    assert list(index["well"]) == ["A01", "A01", "A01", "B02", "slide 3", "C03"]
+    assert assign_splits(index).groupby("well")["split"].nunique().max() == 1
+
+
+def test_the_artefact_data_set_is_read_from_a_drawn_miniature(tmp_path):
+    """Two wells, two sites, two of six exposures, in the folders and names that the published code reads."""
+    microscope = Microscope()
+    for well, site in itertools.product(("E02", "F03"), (1, 2)):
+        scene = Scene.draw(site + 10 * (well == "F03"), (96, 96), 0.65, Phenotype(artefact_density=300))
+        for exposure, (stain, channel) in itertools.product((1, 3), [("dapi", "nuclei"), ("cfp", "artefacts")]):
+            name = f"{stain}_6_exp_times/151130-AY-artifacts-10x-6{stain}_{well}_s{site}_w{exposure}.TIF"
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            tifffile.imwrite(tmp_path / name, microscope.image(scene, channel=channel, seed=exposure))
+    picture(tmp_path / "dapi_gfp_tritc_cy5" / "151130-AY-artifacts-10x-dapi-gfp-tritc-cy5_E02_s1_w1.TIF")
+    index = build_index(tmp_path, pixel_size=0.65)
+    assert index.attrs["layout"] == "phirm_artefacts"
+    assert index.attrs["unmatched"] == ["dapi_gfp_tritc_cy5/151130-AY-artifacts-10x-dapi-gfp-tritc-cy5_E02_s1_w1.TIF"]
+    assert list(index["field"]) == ["1w1", "1w3", "2w1", "2w3"] * 2
+    assert list(index["parent"].unique()) == [
+        f"151130-AY-artifacts-10x_{well}_{s}" for well in ("E02", "F03") for s in "12"
+    ]
+    check_images(check_index(index, "miniature"))
+    split = assign_splits(index, by="field", fractions={"train": 0.5, "test": 0.5})
+    assert (split.groupby("parent")["split"].nunique() == 1).all()  # exposures of one place stay together
+    for row in index.itertuples():
+        assert "6dapi" in row.image_nuclei
+        assert "6cfp" in row.image_artefacts
+        assert Path(row.image_nuclei).stem[-9:] == Path(row.image_artefacts).stem[-9:]
 
 
 def test_build_index_by_regex_and_its_errors(tmp_path):
@@ -275,7 +328,7 @@ def test_build_index_by_regex_and_its_errors(tmp_path):
             build_index(tmp_path, pattern, pixel_size=1)
     with pytest.raises(TableError, match="no file has channel w9; the file names say 0"):
         build_index(tmp_path, r"-(?P<well>\w+)-1\.", pixel_size=1, channels={"w9": "nuclei"})
-    with pytest.raises(TableError, match="pixel size is not known; give it in micrometres"):
+    with pytest.raises(TableError, match=r"pixel size is not known, .*_C07_1 does not say it; give it in micrometres"):
         build_index(tmp_path, r"-(?P<well>\w+)-1\.")
 
 

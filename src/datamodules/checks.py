@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import os
 from collections.abc import Iterator
+from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from ..imaging.io import ImageError, read_header, read_image, read_labels
 from .layouts import PREFIXES, TableError
 from .splits import check_split
+
+log = logging.getLogger(__name__)
+
+
+class ImageReport(NamedTuple):
+    """What the images of an index gave: per problem the field's id and the reason; per row digests of its images."""
+
+    problems: list[dict[str, str]]
+    digests: list[dict[str, str]]  # column to digest of the decoded pixels
 
 
 def file_columns(index: pd.DataFrame) -> list[str]:
@@ -56,33 +69,68 @@ def _files(index: pd.DataFrame) -> Iterator[tuple[int, str, str]]:
             yield row, column, str(name)
 
 
-def check_images(index: pd.DataFrame) -> None:
+def check_images(index: pd.DataFrame, on_bad_image: str = "stop") -> ImageReport:
     """Check the files of an index before training: present, readable, one size (Y X) per field, one channel each.
 
     Every pixel is decoded (NaN, constant and truncated images); a constant mask or empty label image is no problem.
-    Collects all problems and raises one TableError that lists up to ten.
+    Collects all problems; "stop" raises one TableError that lists up to ten, "skip" returns them for `drop_bad`.
     """
     from rich.progress import track
 
-    problems: list[str] = []
+    if on_bad_image not in ("stop", "skip"):
+        raise ValueError(f"data.on_bad_image={on_bad_image} is unknown; it is stop or skip")
+    problems: list[dict[str, str]] = []
+    digests: list[dict[str, str]] = []
     columns = file_columns(index)
     for _, row in track(index.iterrows(), "checking images", len(index), transient=True):
         shapes: dict[str, tuple[int, int]] = {}
+        digests.append({})
         for column in columns:
             if pd.isna(row[column]):
                 continue
             try:
                 shapes[column] = read_header(row[column]).shape
-                (read_image if column.startswith("image_") else read_labels)(row[column])
+                if column.startswith("image_"):
+                    digests[-1][column] = _digest(read_image(row[column]))
+                else:
+                    read_labels(row[column])
             except ImageError as error:
-                problems.append(f"{column}: {error}")
+                problems.append({"id": row["id"], "reason": f"{column}: {error}"})
         if len(set(shapes.values())) > 1:
             sizes = ", ".join(f"{column} {y}x{x}" for column, (y, x) in shapes.items())
-            name = row[next(iter(shapes))]
-            problems.append(f"{row['id']}: sizes differ ({sizes}; {name}); crop or export them to one size")
-    if problems:
-        more = f"\n  ... and {len(problems) - 10} more" if len(problems) > 10 else ""
+            reason = f"sizes differ ({sizes}; {row[next(iter(shapes))]}); crop or export them to one size"
+            problems.append({"id": row["id"], "reason": reason})
+    if problems and on_bad_image == "stop":
+        lines = [f"{problem['id']}: {problem['reason']}" for problem in problems]
         root = index.attrs.get("root", "index")
-        if len(problems) == 1:
-            raise TableError(f"{root}: {problems[0]}")
-        raise TableError(f"{root}: {len(problems)} problems:\n  " + "\n  ".join(problems[:10]) + more)
+        if len(lines) == 1:
+            raise TableError(f"{root}: {lines[0]}; or set data.on_bad_image=skip")
+        more = f"\n  ... and {len(lines) - 10} more" if len(lines) > 10 else ""
+        mend = "\ncorrect them, or set data.on_bad_image=skip"
+        raise TableError(f"{root}: {len(lines)} problems:\n  " + "\n  ".join(lines[:10]) + more + mend)
+    return ImageReport(problems, digests)
+
+
+def _digest(image: np.ndarray) -> str:
+    """Names the pixels of an image, whatever file, compression or metadata they came in."""
+    return hashlib.sha256(f"{image.shape} {image.dtype}".encode() + image.tobytes()).hexdigest()
+
+
+def drop_bad(index: pd.DataFrame, problems: list[dict[str, str]]) -> pd.DataFrame:
+    """Return the index without the fields that have problems, each logged; `attrs["skipped"]` keeps the list.
+
+    Raises TableError where nothing is left of a split that had fields.
+    """
+    for problem in problems:
+        log.warning("skipped %s: %s", problem["id"], problem["reason"])
+    good = ~index["id"].isin([problem["id"] for problem in problems])
+    kept = index[good].reset_index(drop=True)
+    kept.attrs = {**index.attrs, "skipped": problems}
+    sides = index["split"] if "split" in index else pd.Series("single", index.index)
+    gone = sorted(set(sides) - set(sides[good]))
+    if gone:
+        raise TableError(
+            f"{index.attrs.get('root', 'index')}: every {gone[0]} field has a problem and was skipped "
+            f"({problems[0]['id']}: {problems[0]['reason']}); correct them, or change the split"
+        )
+    return kept

@@ -12,11 +12,17 @@ import torch.distributed as dist
 from rich.progress import track
 
 from ..imaging.io import ImageError
+from ..imaging.pixelsize import differs
 from ..imaging.tiles import Zoom, is_blank
+from .checks import check_images, drop_bad
+from .layouts import TableError
+from .overlaps import join_families
 from .patches import FieldReader, MaskMaker, Patches, collate
+from .platemap import join_plate_map, read_plate_map
 from .sampling import EpochSampler, ResumableLoader
 from .scaling import Scaling
-from .tables import TableError, assign_splits, check_images, read_index
+from .splits import assign_splits
+from .tables import read_index
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +31,10 @@ class Inpainting(pl.LightningDataModule):
     """Patches of the fields in an index table, each with a hole drawn by `masks`.
 
     `root` is a folder of images, a folder with index.csv, or the table itself (datamodules/tables.py). Batches follow
-    datamodules/batch.py. `scaling_state` is what a checkpoint kept of the training range (`Scaling.state`).
+    datamodules/batch.py. `scaling_state` is what a checkpoint kept of the training range and pixel size
+    (`Scaling.state`). With `rescale`, fields whose pixel size differs from training's are resampled to it; `index` then
+    gives the pixel size of the fields as `reader` reads them. `plate_map` is a CSV of what is in each well
+    (datamodules/platemap.py). `on_bad_image="skip"` leaves fields with unusable images out; `skipped` lists them.
 
     Raises TableError or ImageError, naming the file and the mend, before any training.
     """
@@ -46,6 +55,9 @@ class Inpainting(pl.LightningDataModule):
         augment: Callable[..., Any] | None = None,
         val_bands: Sequence[tuple[float, float]] | None = None,
         pixel_size: float | None = None,
+        rescale: bool = False,
+        plate_map: str | None = None,
+        on_bad_image: str = "stop",
         scaling_state: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -63,7 +75,8 @@ class Inpainting(pl.LightningDataModule):
         self.split_by, self.fractions = split_by, fractions or {"train": 0.7, "val": 0.1, "test": 0.2}
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self.keep_blank, self.augment, self.val_bands = keep_blank, augment, val_bands
-        self.pixel_size = pixel_size
+        self.pixel_size, self.rescale = pixel_size, rescale
+        self.plate_map, self.on_bad_image = plate_map, on_bad_image
         self.scaling = Scaling(**(scaling_state or {"kind": scaling}))
         self.index: pd.DataFrame | None = None
         self._windows: dict[str, list[tuple[int, int, int]]] = {}
@@ -83,12 +96,24 @@ class Inpainting(pl.LightningDataModule):
             raise TableError(
                 f"{self.root}: {first} has no {objects}, others have: give all fields one, or drop the column"
             )
-        check_images(index)
+        if self.plate_map:
+            index = join_plate_map(index, read_plate_map(self.plate_map), str(self.plate_map))
+        report = check_images(index, self.on_bad_image)
+        index = join_families(index, report.digests, self.split_by)
         self.split_origin = "the index's split column" if "split" in index else f"by {self.split_by}, seed {self.seed}"
-        self.index = assign_splits(index, by=self.split_by, fractions=self.fractions, seed=self.seed)
-        self.reader = FieldReader(self.index, self.channels, objects if objects in index else None)
+        # Split before dropping: a file that goes bad later must not move other wells to another side.
+        index = assign_splits(index, by=self.split_by, fractions=self.fractions, seed=self.seed)
+        self.index = drop_bad(index, report.problems) if report.problems else index
+        factors = self._match_pixel_size()
+        self.reader = FieldReader(self.index, self.channels, objects if objects in index else None, factors)
         self._find_patches()
         self._fit_scaling()
+
+    @property
+    def skipped(self) -> list[dict[str, str]]:
+        """The fields left out for an unusable image: id and reason."""
+        assert self.index is not None
+        return list(self.index.attrs.get("skipped", []))
 
     @property
     def leaky_split(self) -> bool:
@@ -100,6 +125,30 @@ class Inpainting(pl.LightningDataModule):
         """The wells (plate:well) of these splits."""
         assert self.index is not None
         return sorted(self.index.loc[self.index["split"].isin(splits), "group"].unique())
+
+    def _match_pixel_size(self) -> list[float]:
+        """How many times as many pixels a side each field needs for training's pixel size; 1 within 2 %."""
+        assert self.index is not None
+        sizes, train = self.index["pixel_size"].to_numpy(float), self.index["split"].eq("train").to_numpy()
+        if self.scaling.pixel_size is None:
+            if self.scaling.ranges:
+                log.warning("the checkpoint does not say its pixel size: that of %s is taken on trust", self.root)
+            known = np.sort(sizes[train] if train.any() else sizes)
+            self.scaling.pixel_size = float(known[(len(known) - 1) // 2])  # the median, and a size that is there
+        training = self.scaling.pixel_size
+        other = np.array([differs(size, training) for size in sizes])
+        if not other.any():
+            return [1.0] * len(sizes)
+        if not self.rescale:
+            first = int(other.argmax())
+            raise TableError(
+                f"{self.root}: the pixels of {self.index['id'].iloc[first]} are {sizes[first]:g} um wide and those of "
+                f"training {training:g} um ({other.sum()} of {len(other)} fields differ by more than 2 %): "
+                "set data.rescale=true to resample them, or leave them out"
+            )
+        log.info("%d of %d fields are resampled to pixels of %g um", other.sum(), len(other), training)
+        self.index["pixel_size"] = np.where(other, training, sizes)
+        return np.where(other, sizes / training, 1.0).tolist()
 
     def _fit_scaling(self) -> None:
         """Fits the range of every plate on its training wells, unless a checkpoint brought ranges."""

@@ -10,12 +10,15 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..imaging.io import SUFFIXES
+from ..imaging.io import SUFFIXES, ImageError
+from ..imaging.pixelsize import differs, read_pixel_size
 
-_WELL = r"(?P<well>(?:[A-P]|A[A-F])\d{1,2})"  # up to 1536 wells; other letters are sites and waves
+_WELL = r"(?P<well>(?:[A-Z]|A[A-F])\d{1,2})"  # up to 1536 wells
+_PLATE = r"(?:(?P<plate>[^/]+?)_)??"  # shortest first: in b03_s4_w1 the well is b03
 _GUID = r"(?:[0-9A-Fa-f]{8}-(?:[0-9A-Fa-f]{4}-){3}[0-9A-Fa-f]{12})?"
 COLUMNS = ("id", "plate", "well", "field", "group", "parent", "split", "pixel_size")
 PREFIXES = ("image_", "objects_", "mask_")
+NUMBERS = ("pixel_size", "concentration")
 
 
 class TableError(ValueError):
@@ -27,8 +30,8 @@ class Layout:
     """How one microscope or data set names its files.
 
     `pattern` is searched in the path relative to the root, with "/" between folders; its groups are well, or row and
-    column; and plate, field and channel where the names have them. `objects` gives, per channel, the path of the label
-    image from the folder of the image.
+    column; and plate, field and channel where the names have them. Files that differ in `exposure` alone are fields of
+    their own with one parent. `objects` gives, per channel, the path of the label image from the folder of the image.
     """
 
     pattern: str
@@ -44,16 +47,32 @@ PRESETS: dict[str, Layout] = {
         channels={"w1": "nuclei"},
         objects={"nuclei": "../masks/{stem}.png"},
     ),
+    # MetaXpress leaves out _s of a single site and _w of a single wavelength; then its TimePoint folder must speak.
     "imagexpress": Layout(
-        rf"(?:^|/)(?:(?P<plate>[^/]+)_)?{_WELL}(?=_[sw]\d)(?:_s(?P<field>\d+))?(?:_(?P<channel>w\d{{1,2}}))?{_GUID}\.tiff?$"
+        rf"^(?=.*(?:_[sw]\d[^/]*|TimePoint_\d+/[^/]*)$)(?:.*/)?{_PLATE}{_WELL}"
+        rf"(?:_s(?P<field>\d+))?(?:_(?P<channel>w\d{{1,2}}))?{_GUID}\.tiff?$"
     ),
+    # Harmony and Columbus add date and measurement to the plate's name: a second measurement is the same plate.
     "opera_phenix": Layout(
-        r"(?:^|(?:^|/)(?P<plate>[^/]+)/Images/|/)r(?P<row>\d\d)c(?P<column>\d\d)f(?P<field>\d+)p\d+"
-        r"-(?P<channel>ch\d+)sk\d+fk\d+fl\d+\.tiff?$"
+        r"(?:^|(?:^|/)(?P<plate>[^/]+?)(?:__\d{4}-\d\d-\d\dT[\d_]+-Measurement ?\d+)?/Images/|/)"
+        r"r(?P<row>\d\d)c(?P<column>\d\d)f(?P<field>\d+)p\d+-(?P<channel>ch\d+)sk\d+fk\d+fl\d+\.tiff?$"
     ),
-    "cytation": Layout(rf"(?:^|/){_WELL}_\d+_\d+_(?P<field>\d+)_(?P<channel>[^/_]+)_\d+\.tiff?$"),
+    # Yokogawa CV7000 and CV8000: time, field, time line, action, plane, channel.
+    "cellvoyager": Layout(
+        rf"(?:^|/)(?P<plate>[^/]+)_{_WELL}_T\d{{4}}F(?P<field>\d{{3}})L\d\dA\d\dZ\d\d(?P<channel>C\d\d)\.(?:tiff?|png)$"
+    ),
+    # Gen5: read step (negative for processed images), channel number, field, channel, time.
+    "cytation": Layout(rf"(?:^|/){_WELL}_-?\d+_\d+_(?P<field>\d+)(?:Z\d+)?_(?P<channel>[^/_]+)_\d+\.tiff?$"),
+    # Sharma & Yakimovich, RODARE 2023: each stain in six exposures (w1 to w6) as an acquisition of its own. The names
+    # are those that the authors' code reads (casus/PhIRM, scikiImage_generator.py), not seen in the data set itself.
+    # Its third acquisition (dapi-gfp-tritc-cy5) has no artefact channel and is left out.
+    "phirm_artefacts": Layout(
+        rf"(?:^|/)(?P<plate>[^/]+?)-6(?P<channel>dapi|cfp)_{_WELL}_s(?P<field>\d+)_w(?P<exposure>\d){_GUID}\.tiff?$",
+        channels={"dapi": "nuclei", "cfp": "artefacts"},
+    ),
+    # Letters from Q on are sites, times, waves and planes here.
     "plain": Layout(
-        rf"(?:^|/)(?:(?P<plate>[^/]+?)_)??{_WELL}_(?P<field>[^/_]+)_(?P<channel>[A-Za-z][^/]*)\.(?:tiff?|png)$"
+        rf"(?:^|/){_PLATE}(?P<well>(?:[A-P]|A[A-F])\d{{1,2}})_(?P<field>[^/_]+)_(?P<channel>[A-Za-z][^/]*)\.(?:tiff?|png)$"
     ),
 }
 
@@ -66,11 +85,12 @@ def build_index(
 ) -> pd.DataFrame:
     """Make an index table of a folder of images, one row per field of view, paths absolute.
 
+    The pixel size is, in this order, `pixel_size` (micrometres), the preset's, or what each file says.
     `pattern` is "auto" (the preset that matches most files), a preset's name, or a regular expression with the named
-    groups well, and plate, field, channel where there are any. `pixel_size` is in micrometres. `channels` maps what the
-    file names say to a channel's name ({"w1": "nuclei"}) or to a column ({"ch2": "objects_nuclei"}); names that say no
-    channel are channel "0". `attrs["layout"]` and `attrs["unmatched"]` say which preset was used and which files did
-    not match. Raises TableError.
+    groups well, and plate, field, channel where there are any. `channels` maps what the file names say to a channel's
+    name ({"w1": "nuclei"}) or to a column ({"ch2": "objects_nuclei"}); names that say no channel are channel "0".
+    `attrs["layout"]` and `attrs["unmatched"]` say which preset was used and which files did not match. Raises
+    TableError.
     """
     root = Path(folder).resolve()
     files = _images_under(root)
@@ -80,18 +100,19 @@ def build_index(
         raise TableError(
             f"{root}: pattern {pattern!r} matches none of {len(files)} images ({_some(files)}); correct it"
         )
-    pixel_size = layout.pixel_size if pixel_size is None else pixel_size
-    if pixel_size is None:
-        raise TableError(f"{root}: the pixel size is not known; give it in micrometres (--pixel-size, data.pixel_size)")
+    known = layout.pixel_size if pixel_size is None else None
     names = _channel_names(root, layout, channels, matches)
 
     rows: dict[tuple[str, str, str], dict[str, object]] = {}
     used = set(matches)
     for path, found in matches.items():
         groups = {key: value for key, value in found.groupdict().items() if value is not None}
-        key = (groups.get("plate", root.name), _well(root, path, groups), groups.get("field", "1"))
-        row = rows.setdefault(key, {"plate": key[0], "well": key[1], "field": key[2], "pixel_size": pixel_size})
-        channel = groups.get("channel", "0")
+        plate, well, number = groups.get("plate", root.name), _well(root, path, groups), groups.get("field", "1")
+        key = (plate, well, number + (f"w{groups['exposure']}" if "exposure" in groups else ""))
+        row = rows.setdefault(key, {"plate": plate, "well": well, "field": key[2], "pixel_size": known})
+        if "exposure" in groups:
+            row["parent"] = f"{plate}_{well}_{number}"
+        channel = groups.get("channel", "0").lower() if layout.channels else groups.get("channel", "0")
         channel = names.get(channel, channel)
         column = channel if channel.startswith(PREFIXES) else f"image_{channel}"
         if column in row:
@@ -105,13 +126,57 @@ def build_index(
             if label.is_file():
                 row[f"objects_{channel}"] = str(label)
                 used.add(os.path.relpath(label, root).replace(os.sep, "/"))
-    index = with_defaults(pd.DataFrame([rows[key] for key in sorted(rows)]), root.name)
+    index = pd.DataFrame([rows[key] for key in sorted(rows)])
+    index = with_defaults(fill_pixel_size(index, pixel_size, str(root)), root.name)
+    if index["pixel_size"].isna().any():
+        raise TableError(
+            f"{root}: the pixel size is not known, {index['id'][index['pixel_size'].isna()].iloc[0]} does not say it; "
+            "give it in micrometres (--pixel-size, data.pixel_size)"
+        )
     index.attrs.update(layout=name, unmatched=[path for path in files if path not in used])
     return index
 
 
+def fill_pixel_size(index: pd.DataFrame, given: float | None, source: str) -> pd.DataFrame:
+    """Return the index with pixel_size, where it is empty, from the user or else from each row's files.
+
+    Raises TableError where what the user gave for a row, or another channel of it, contradicts a file by more than
+    2 %; a number in a table overrules its files.
+    """
+    if given is not None and not (isinstance(given, int | float) and 0 < given < float("inf")):
+        raise TableError(f"data.pixel_size={given!r} is no width of a pixel; write micrometres, like 0.65")
+    index = index.copy()
+    index["pixel_size"] = index["pixel_size"].astype(float)
+    images = [column for column in index if column.startswith("image_")]
+    for row in index.index[index["pixel_size"].isna()]:
+        size, origin = given, "was given"
+        for name in index.loc[row, images].dropna():
+            try:
+                said = read_pixel_size(name)
+            except ImageError as error:
+                raise TableError(f"{source}: {error}") from None
+            if said is not None and size is not None and differs(said, size):
+                raise TableError(
+                    f"{source}: {name} says {said:g} um per pixel, and {size:g} um {origin}; correct the wrong one, or "
+                    "write the column pixel_size in an index.csv, which overrules the files"
+                )
+            if size is None and said is not None:
+                size, origin = said, f"says {name}"
+        index.loc[row, "pixel_size"] = float("nan") if size is None else size
+    return index
+
+
+def plain_well(name: str) -> str | None:
+    """The well's name as A01 (letters A to AF, columns 1 to 48), or None where it is no name of a well."""
+    found = re.fullmatch(r"([A-Z]|A[A-F])0*([1-9]\d?)", str(name).strip(), re.IGNORECASE)
+    return f"{found[1].upper()}{int(found[2]):02d}" if found and int(found[2]) <= 48 else None
+
+
 def with_defaults(index: pd.DataFrame, plate: str) -> pd.DataFrame:
-    """Fill plate, id (plate_well_field), group (plate:well) and parent (the row's own id) where they are empty."""
+    """Fill plate, id (plate_well_field), group (plate:well) and parent (the row's own id) where they are empty.
+
+    Wells are named alike: A1 becomes A01.
+    """
     defaults = {
         "plate": lambda table: plate,
         "id": lambda table: table["plate"] + "_" + table["well"] + "_" + table["field"],
@@ -119,10 +184,11 @@ def with_defaults(index: pd.DataFrame, plate: str) -> pd.DataFrame:
         "parent": lambda table: table["id"],
     }
     index = index.copy()
+    index["well"] = index["well"].map(lambda name: plain_well(name) or name, na_action="ignore").astype("string")
     for column, default in defaults.items():
         filled = index[column] if column in index else pd.Series(pd.NA, index.index, dtype="string")
         index[column] = filled.fillna(default(index))
-    for column in index.columns.difference(["pixel_size"]):
+    for column in index.columns.difference(NUMBERS):
         index[column] = index[column].astype("string")
     return ordered(index)
 
@@ -139,7 +205,7 @@ def _images_under(root: Path) -> list[str]:
     files = sorted(
         path.relative_to(root).as_posix()
         for path in root.rglob("*")
-        if path.suffix.lower() in SUFFIXES and "_thumb" not in path.name and not path.name.startswith(".")
+        if path.suffix.lower() in SUFFIXES and "_thumb" not in path.name.lower() and not path.name.startswith(".")
     )
     if not files:
         raise TableError(f"{root}: holds no TIFF or PNG image; give the folder that holds your images (data.root=...)")
@@ -154,8 +220,9 @@ def _choose(root: Path, pattern: str, files: list[str]) -> tuple[str, Layout]:
             name: sum(re.search(layout.pattern, path, re.IGNORECASE) is not None for path in files)
             for name, layout in PRESETS.items()
         }
-        # The plain names also fit those of some microscopes, so they are the last resort.
-        best = max(counts, key=lambda name: (name != "plain" and counts[name] > 0, counts[name]))
+        # Plain names also fit those of some microscopes, and a microscope's those of data sets made with it.
+        rank = {name: 2 if layout.channels else int(name != "plain") for name, layout in PRESETS.items()}
+        best = max(counts, key=lambda name: (counts[name] > 0, rank[name], counts[name]))
         if counts[best] == 0:
             raise TableError(
                 f"{root}: no preset ({', '.join(PRESETS)}) matches the names of {len(files)} images ({_some(files)}); "
@@ -190,8 +257,7 @@ def _channel_names(
 
 def _well(root: Path, path: str, groups: Mapping[str, str]) -> str:
     if "well" in groups:
-        plain = re.fullmatch(r"([A-Za-z]{1,2})(\d{1,2})", groups["well"])
-        return f"{plain[1].upper()}{int(plain[2]):02d}" if plain else groups["well"]
+        return plain_well(groups["well"]) or groups["well"]
     try:
         row, column = int(groups["row"]), int(groups["column"])
     except (KeyError, ValueError):

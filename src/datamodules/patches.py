@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import Dataset
 
 from ..imaging.io import read_image, read_labels
+from ..imaging.pixelsize import rescale
 from ..imaging.tiles import Zoom
 from .layouts import TableError
 from .scaling import Scaling
@@ -31,23 +32,38 @@ class MaskMaker(Protocol):
 
 
 class FieldReader:
-    """Reads fields of view named in an index, keeping the last ones."""
+    """Reads fields of view named in an index, keeping the last ones.
 
-    def __init__(self, index: pd.DataFrame, channels: Sequence[str], objects: str | None) -> None:
+    `factors` (one per row) resamples images, labels and masks to that many times as many pixels a side.
+    """
+
+    def __init__(
+        self, index: pd.DataFrame, channels: Sequence[str], objects: str | None, factors: Sequence[float] | None = None
+    ) -> None:
         self.index = index
         self.channels = list(channels)
         self.objects = objects
+        self.factors = [1.0] * len(index) if factors is None else [float(factor) for factor in factors]
         self._image = lru_cache(CACHED_FIELDS)(self._read)
-        self._labels = lru_cache(CACHED_FIELDS)(read_labels)
+        self._labels = lru_cache(CACHED_FIELDS)(self._read_labels)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"index": self.index, "channels": self.channels, "objects": self.objects}
+        return {name: getattr(self, name) for name in ("index", "channels", "objects", "factors")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
 
     def _read(self, row: int) -> list[np.ndarray]:
-        return [read_image(Path(self.index[f"image_{channel}"].iloc[row])) for channel in self.channels]
+        images = [read_image(Path(self.index[f"image_{channel}"].iloc[row])) for channel in self.channels]
+        factor = self.factors[row]
+        return images if factor == 1 else [rescale(image, factor) for image in images]
+
+    def _read_labels(self, row: int, column: str) -> np.ndarray | None:
+        path = self.index[column].iloc[row]
+        if pd.isna(path):
+            return None
+        labels, factor = read_labels(Path(path)), self.factors[row]
+        return labels if factor == 1 else rescale(labels, factor, labels=True)
 
     def image(self, row: int) -> list[np.ndarray]:
         """The channels of one field, each Y X in camera counts."""
@@ -55,10 +71,12 @@ class FieldReader:
 
     def labels(self, row: int) -> np.ndarray | None:
         """The true instances of one field, Y X int32, where the index names them."""
-        if self.objects is None:
-            return None
-        path = self.index[self.objects].iloc[row]
-        return None if pd.isna(path) else self._labels(Path(path))
+        return None if self.objects is None else self._labels(row, self.objects)
+
+    def mask(self, row: int, name: str) -> np.ndarray | None:
+        """The mask of the column mask_<name>, Y X bool, True where the file is not 0; None where it names no file."""
+        labels = self._labels(row, f"mask_{name}")
+        return None if labels is None else labels != 0
 
 
 class Patches(Dataset):

@@ -1,4 +1,4 @@
-"""Camera counts to [0, 1] and back, by a fixed range per plate fitted on training wells."""
+"""Camera counts to [0, 1] and back, by a fixed range per plate fitted on training wells; and the pixel size."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -9,21 +9,28 @@ from ..imaging.tiles import normalise_patch
 
 
 class Scaling:
-    """The range of each channel of each plate, in camera counts.
+    """The range of each channel of each plate, in camera counts, and the pixel size that training saw.
 
     `kind="plate"` maps the range fitted on training wells to [0, 1] and clips, so that intensities of one plate can be
     compared and inverted. `kind="paper"` stretches every patch from its own minimum to its own maximum in 256 steps
-    (Sharma & Yakimovich, section 3.5): intensities of two patches are then not comparable.
+    (Sharma & Yakimovich, section 3.5): intensities of two patches are then not comparable. `pixel_size` is that of the
+    training fields in micrometres, before any zoom; None until it is known.
     """
 
     KINDS = ("plate", "paper")
     PERCENTILES = (0.1, 99.95)
 
-    def __init__(self, kind: str = "plate", ranges: dict[str, dict[str, list[float]]] | None = None) -> None:
+    def __init__(
+        self,
+        kind: str = "plate",
+        ranges: dict[str, dict[str, list[float]]] | None = None,
+        pixel_size: float | None = None,
+    ) -> None:
         if kind not in self.KINDS:
             raise ValueError(f"data.scaling={kind} is unknown; it is one of {', '.join(self.KINDS)}")
         self.kind = kind
         self.ranges = ranges or {}
+        self.pixel_size = pixel_size
 
     def fit(self, plate: str, channel: str, fields: Iterable[np.ndarray]) -> list[float]:
         """Takes the range from every eighth pixel of whole fields (each Y X, camera counts)."""
@@ -49,4 +56,4 @@ class Scaling:
 
     def state(self) -> dict[str, Any]:
         """A plain dict for the checkpoint."""
-        return {"kind": self.kind, "ranges": self.ranges}
+        return {"kind": self.kind, "ranges": self.ranges, "pixel_size": self.pixel_size}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
@@ -26,7 +26,7 @@ def check_split(index: pd.DataFrame, source: str) -> None:
         raise TableError(
             f"{source}: row {wrong[0] + 2}, column split {what}; write {', '.join(SPLITS)} in every row, or in none"
         )
-    family = _joined(index, pd.Series("", index.index))
+    family = joined(index)
     sides = index.groupby(family)["split"].nunique()
     torn = index.index[family.isin(sides.index[sides > 1])]
     if len(torn):
@@ -40,22 +40,27 @@ def check_split(index: pd.DataFrame, source: str) -> None:
         log.warning("%s: leaky split: a well has fields on two sides; split by well for numbers to be believed", source)
 
 
-def _joined(index: pd.DataFrame, unit: pd.Series) -> pd.Series:
-    """Name, per row, the set of rows connected by unit, id and parent; "" is no unit. Independent of the row order."""
-    above: dict[str, str] = {}
+def joined(index: pd.DataFrame, links: Iterable[tuple[str, str]] = (), unit: pd.Series | None = None) -> pd.Series:
+    """Name, per row, the set of rows connected by parent, by links between ids and by unit.
 
-    def root(name: str) -> str:
+    The name is the smallest id or parent of the set, whatever the order of the rows.
+    """
+    above: dict[tuple[str, str], tuple[str, str]] = {}
+
+    def root(name: tuple[str, str]) -> tuple[str, str]:
         while above.setdefault(name, name) != name:
             above[name] = above[above[name]]
             name = above[name]
         return name
 
-    for ident, parent, own in zip(index["id"], index["parent"], unit, strict=True):
-        links = [f"id {ident}", f"id {parent}"] + ([f"unit {own}"] if own else [])
-        first, *others = sorted({root(link) for link in links})
-        for other in others:
-            above[other] = first  # the smallest name is the root, whatever the order of the rows
-    return pd.Series([root(f"id {ident}") for ident in index["id"]], index.index)
+    ids = [("id", str(name)) for name in index["id"]]
+    pairs = [*zip(ids, (("id", str(name)) for name in index["parent"]), strict=True)]
+    pairs += [(("id", str(first)), ("id", str(second))) for first, second in links]
+    pairs += [] if unit is None else [*zip(ids, (("unit", str(name)) for name in unit), strict=True)]
+    for pair in pairs:
+        first, second = sorted(map(root, pair))
+        above[second] = first
+    return pd.Series([root(name)[1] for name in ids], index.index, dtype="string")
 
 
 def assign_splits(
@@ -80,7 +85,7 @@ def assign_splits(
     if set(fractions) - set(SPLITS) or min(fractions.values()) < 0 or abs(sum(fractions.values()) - 1) > 1e-6:
         raise TableError(f"fractions {dict(fractions)}: name {', '.join(SPLITS)}, each at least 0, summing to 1")
     unit = index[UNITS[by]].astype(str).agg(":".join, axis=1)
-    family = _joined(index, unit)
+    family = joined(index, unit=unit)
     # A set of joined units is named by its smallest unit, so that ids do not move a well to another side.
     names = unit.groupby(family).min()
     order = sorted(names, key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).hexdigest())

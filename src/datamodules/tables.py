@@ -4,7 +4,8 @@
 
 Columns: id; plate, well, field; group (the unit of statistics); parent (images derived from one another share it);
 split (train, val or test); pixel_size (micrometres per pixel); image_<channel>; objects_<channel> (label images) and
-mask_<name> where there are any. Paths are relative to the table's folder, or absolute. Other columns are kept, as text.
+mask_<name> where there are any; compound, concentration, unit, role, replicate and batch of the well. Paths are
+relative to the table's folder, or absolute. Other columns are kept, as text.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ import pandas as pd
 
 from ..imaging.io import ImageHeader, read_header
 from .checks import check_images, check_index, file_columns
-from .layouts import COLUMNS, PREFIXES, PRESETS, TableError, build_index, with_defaults
+from .layouts import COLUMNS, PREFIXES, PRESETS, TableError, build_index, fill_pixel_size, with_defaults
+from .overlaps import join_families
+from .platemap import check_plate_columns, join_plate_map, read_plate_map
 from .splits import UNITS, assign_splits
 
 __all__ = [
@@ -44,9 +47,9 @@ INDEX_NAMES = ("index.csv", "index.parquet")
 def read_index(path: str | os.PathLike[str], pixel_size: float | None = None) -> pd.DataFrame:
     """Read and check an index table (CSV or Parquet), or a folder: its index.csv or index.parquet, else build_index.
 
-    Paths in the result are absolute. `pixel_size` (micrometres) fills what table or file names leave open.
-    `attrs["root"]` is the folder, `attrs["leaky_split"]` whether a well lies on two sides of the split. Raises
-    TableError, naming file, row (the first row under the header is row 2), column and mend.
+    Paths in the result are absolute. `pixel_size` (micrometres) fills what the table leaves open; without it the image
+    files are asked. `attrs["root"]` is the folder, `attrs["leaky_split"]` whether a well lies on two sides of the
+    split. Raises TableError, naming file, row (the first row under the header is row 2), column and mend.
     """
     path = Path(path).resolve()
     if not path.exists():
@@ -63,7 +66,7 @@ def read_index(path: str | os.PathLike[str], pixel_size: float | None = None) ->
             return check_index(index, str(path))
         path = tables[0]
     table = _read_table(path)
-    _check_columns(table, path, pixel_size)
+    _check_columns(table, path)
     if "pixel_size" not in table:
         table["pixel_size"] = pd.NA
     numbers = pd.to_numeric(table["pixel_size"], errors="coerce")
@@ -71,11 +74,12 @@ def read_index(path: str | os.PathLike[str], pixel_size: float | None = None) ->
     if len(wrong):
         value = table.loc[wrong[0], "pixel_size"]
         raise TableError(f"{path}: row {wrong[0] + 2}, column pixel_size: {value!r} is no number; write it like 0.65")
-    table["pixel_size"] = numbers.astype(float) if pixel_size is None else numbers.astype(float).fillna(pixel_size)
+    table["pixel_size"] = numbers.astype(float)
     if "split" in table and table["split"].isna().all():
         table = table.drop(columns="split")
     for column in file_columns(table):
         table[column] = table[column].map(lambda name: str(path.parent / name), na_action="ignore")
+    table = fill_pixel_size(check_plate_columns(table, str(path)), pixel_size, str(path))
     table.attrs["root"] = str(path.parent)
     return check_index(with_defaults(table, path.parent.name), str(path))
 
@@ -108,7 +112,7 @@ def _read_table(path: Path) -> pd.DataFrame:
     return table
 
 
-def _check_columns(table: pd.DataFrame, path: Path, pixel_size: float | None) -> None:
+def _check_columns(table: pd.DataFrame, path: Path) -> None:
     present = list(table.columns)
     strange = {name.lower(): name for name in present if name not in COLUMNS and not name.startswith(PREFIXES)}
 
@@ -117,8 +121,7 @@ def _check_columns(table: pd.DataFrame, path: Path, pixel_size: float | None) ->
         return strange[found[0]] if found else None
 
     images = any(name.startswith("image_") for name in present)
-    required = ["well", "field"] + (["pixel_size"] if pixel_size is None else []) + ([] if images else ["image_nuclei"])
-    for column in required:
+    for column in ["well", "field"] + ([] if images else ["image_nuclei"]):
         if column not in present:
             other = near(column, 0.5)
             mend = f"rename {other!r}" if other else f"add it (the table has: {', '.join(present)})"
@@ -183,6 +186,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--channel", type=_channel, action="append", default=[], metavar="w1=nuclei", help="name a channel; may repeat"
     )
+    parser.add_argument("--plate-map", metavar="FILE", help="CSV of what is in each well, one row a well or grids")
     parser.add_argument("--out", type=Path, help="table to write, .csv or .parquet (default: DIR/index.csv)")
     parser.add_argument("--split-by", default="well", choices=[*UNITS, "none"], help="unit of the split")
     parser.add_argument("--seed", type=int, default=0, help="seed of the split")
@@ -194,7 +198,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         index = build_index(options.folder, options.pattern, options.pixel_size, dict(options.channel))
         index.attrs["root"] = str(Path(options.folder).resolve())
         index = check_index(index, options.folder)
-        check_images(index)
+        if options.plate_map:
+            index = join_plate_map(index, read_plate_map(options.plate_map), options.plate_map)
+        index = join_families(index, check_images(index).digests, options.split_by)
         if options.split_by != "none":
             index = assign_splits(index, options.split_by, seed=options.seed)
         write_index(index, out)
@@ -222,9 +228,8 @@ def _summary(index: pd.DataFrame, out: Path) -> None:
     unmatched = index.attrs["unmatched"]
     console.print(table)
     console.print(f"{len(index)} fields, {len(wells)} wells, plates: {counted(index['plate'])}", highlight=False)
-    console.print(
-        f"names read as {index.attrs['layout']}, pixel size {index['pixel_size'].iloc[0]:g} um", highlight=False
-    )
+    sizes = ", ".join(f"{size:g}" for size in sorted(index["pixel_size"].unique()))
+    console.print(f"names read as {index.attrs['layout']}, pixel size {sizes} um", highlight=False)
     if "split" in index:
         leaky = " LEAKY SPLIT" if index.attrs["leaky_split"] else ""
         console.print(f"split: {counted(index['split'])}{leaky}", highlight=False)
