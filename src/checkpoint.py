@@ -1,12 +1,16 @@
 """Reading checkpoints without trusting them."""
 
+import logging
 import pickle
 import re
+import zipfile
+import zlib
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+log = logging.getLogger(__name__)
 # What each command composes for itself: where it writes, and what it does.
 COMPOSED_ANEW = ("callbacks", "logger", "output_dir", "ckpt_path", "init_from", "fit", "test")
 
@@ -18,8 +22,8 @@ class CheckpointError(ValueError):
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """A checkpoint's tensors and plain values, on the CPU; nothing in it is executed.
 
-    Raises CheckpointError where the file is missing, is no checkpoint of phenokeep, or holds objects that unpickling
-    would have to run.
+    Raises CheckpointError where the file is missing or damaged, is no checkpoint of phenokeep, or holds objects that
+    unpickling would have to run.
     """
     import torch
 
@@ -28,6 +32,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(
             f"no checkpoint at {path}: ckpt_path names a file such as runs/quickstart/seed_0/best.ckpt"
         )
+    _verify(path)
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -42,6 +47,43 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not isinstance(saved, dict) or not {"state_dict", "config", "scaling", "trained_on"} <= set(saved):
         raise CheckpointError(f"{path} was not written by phenokeep: it lacks its config, scaling or training wells")
     return saved
+
+
+def _verify(path: Path) -> None:
+    """Compares every record with its checksum (CRC-32): torch writes them and does not look at them again.
+
+    Raises CheckpointError.
+    """
+    try:
+        with zipfile.ZipFile(path) as records:
+            if sum(record.file_size for record in records.infolist()) > path.stat().st_size:
+                raise CheckpointError(f"{path} is refused: it would unpack to more than it is, as no checkpoint does")
+            wrong = records.testzip()
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
+        raise CheckpointError(f"{path} is damaged or no checkpoint ({error}): another checkpoint is needed") from error
+    if wrong:
+        raise CheckpointError(f"{path} is damaged ({wrong} has not its checksum): another checkpoint is needed")
+
+
+def newest_checkpoint(folder: str | Path) -> tuple[Path, dict[str, Any]]:
+    """What training goes on from: last.ckpt, or previous.ckpt with a warning where last.ckpt is damaged or missing.
+
+    Raises CheckpointError where neither is good.
+    """
+    last, previous = Path(folder) / "last.ckpt", Path(folder) / "previous.ckpt"
+    if not last.is_file() and not previous.is_file():
+        raise CheckpointError(f"nothing to go on from: {last} does not exist. Leave out ckpt_path=last to start anew")
+    try:
+        return last, read_checkpoint(last)
+    except CheckpointError as error:
+        problem = str(error) if last.is_file() else f"{last} does not exist"
+    try:
+        saved = read_checkpoint(previous)
+    except CheckpointError as error:
+        reason = error if previous.is_file() else f"{previous} does not exist"
+        raise CheckpointError(f"{problem}, and {reason}. Leave out ckpt_path=last to start anew") from error
+    log.warning("going on from %s, step %d: %s", previous, saved["global_step"], problem)
+    return previous, saved
 
 
 def trusted_config(path: str | Path) -> dict[str, Any]:

@@ -1,7 +1,24 @@
-"""Callbacks: what watches a run and writes things down."""
+"""Callbacks: what watches a run, guards it and writes things down."""
 
 from .checkpoints import Best, Last, Provenance, Reproducible
+from .guards import FiniteLoss, NotFinite, Room, check_writable
 from .metrics import Measured, PhenotypeMetrics
 from .pictures import ImageGrid
+from .wandb import Wandb
+from .writing import AtomicCheckpoints
 
-__all__ = ["Best", "ImageGrid", "Last", "Measured", "PhenotypeMetrics", "Provenance", "Reproducible"]
+__all__ = [
+    "AtomicCheckpoints",
+    "Best",
+    "FiniteLoss",
+    "ImageGrid",
+    "Last",
+    "Measured",
+    "NotFinite",
+    "PhenotypeMetrics",
+    "Provenance",
+    "Reproducible",
+    "Room",
+    "Wandb",
+    "check_writable",
+]

@@ -9,7 +9,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 
 log = logging.getLogger(__name__)
 
@@ -21,19 +21,24 @@ class Best(ModelCheckpoint):
         super().__init__(dirpath=folder, filename="best", monitor=monitor, mode=mode, enable_version_counter=False)
 
 
-class Last(pl.Callback):
+class Last(Checkpoint):
     """`last.ckpt`: where training stands, every `every_n_steps` steps, after each epoch and on Ctrl-C.
 
-    The first Ctrl-C finishes the batch (or the validation), saves and stops; the second stops at once.
+    The one before it is kept as `previous.ckpt`, where it is of the same run and was good. The first Ctrl-C finishes
+    the batch (or the validation), saves and stops; the second stops at once. Lightning calls a Checkpoint after all
+    other callbacks, in the config's order: what is saved holds what they and Best made of the epoch.
     """
 
     def __init__(self, folder: str, every_n_steps: int = 500) -> None:
-        self.path, self.every_n_steps = str(Path(folder) / "last.ckpt"), every_n_steps
+        self.path, self.every_n_steps = Path(folder) / "last.ckpt", every_n_steps
+        self.previous = self.path.with_name("previous.ckpt")
+        self.good: Path | None = None  # what this run wrote last or, before that, went on from
         self._interrupted = False
         self._handler: Any = None
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._interrupted = False
+        self.good = Path(trainer.ckpt_path) if trainer.ckpt_path else None
         self._handler = signal.signal(signal.SIGINT, self._on_interrupt)
 
     def _on_interrupt(self, *_: Any) -> None:
@@ -52,7 +57,13 @@ class Last(pl.Callback):
         self._save(trainer, trainer.strategy.reduce_boolean_decision(self._interrupted, all=False))
 
     def _save(self, trainer: pl.Trainer, stop: bool) -> None:
-        trainer.save_checkpoint(self.path, weights_only=False)
+        came_from = self.good.resolve() if self.good else None
+        # A last.ckpt that this run neither wrote nor went on from is damaged, or another run's.
+        keep = {"keep_as": self.previous} if came_from == self.path.resolve() else None
+        trainer.save_checkpoint(self.path, weights_only=False, storage_options=keep)
+        if trainer.is_global_zero and not keep and came_from != self.previous.resolve():
+            self.previous.unlink(missing_ok=True)
+        self.good = self.path
         if stop:
             log.info("stopped; %s holds the training: the same command with ckpt_path=last goes on", self.path)
             raise KeyboardInterrupt
