@@ -4,16 +4,19 @@ import io
 import re
 from html import unescape
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 from rich.console import Console
 
+from phenokeep.imaging.masks import Rectangles
 from phenokeep.studies.figures import _spread
 from phenokeep.studies.report import display, print_main_table, write_report
 from phenokeep.studies.restoration import Restoration
 from phenokeep.studies.result import StudyResult
+from phenokeep.studies.subject import Subject
 
 SKILL = {"unet_restorer": 0.8, "background_median": 0.05, "other_field": 0.2, "telea": 0.5, "biharmonic": 0.55}
 NULLS, CLASSICAL = ["background_median", "other_field"], ["telea", "biharmonic"]
@@ -59,7 +62,7 @@ def example(ids: list[str]) -> dict[str, dict[str, np.ndarray]]:
 
 @pytest.fixture(scope="module")
 def result() -> StudyResult:
-    return Restoration(NULLS, CLASSICAL, n_bootstrap=400).run(judge, example)
+    return Restoration(NULLS, CLASSICAL, n_bootstrap=400).run(Subject(judge=judge, example=example))
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +128,9 @@ def test_comparisons_name_the_best_rival_and_the_verdict_says_so(result):
 @pytest.mark.parametrize(("skill", "verdict"), [(0.5, "not distinguished, n = 9 wells"), (0.1, "worse")])
 def test_a_model_that_does_not_beat_the_classical_fills_is_told_so(skill, verdict):
     study = Restoration([], ["telea"], n_bootstrap=400, pictures=0)
-    outcome = study.run(lambda name: judged(name) if name else judged("unet_restorer", skill=skill), example)
+    outcome = study.run(
+        Subject(judge=lambda name: judged(name) if name else judged("unet_restorer", skill=skill), example=example)
+    )
     rim = outcome.tables["comparisons"].set_index("score").loc["rim F1"]
     assert rim["verdict"] == verdict
     assert "examples" not in outcome.figures
@@ -133,7 +138,9 @@ def test_a_model_that_does_not_beat_the_classical_fills_is_told_so(skill, verdic
 
 def test_pictures_run_from_best_to_worst_and_skip_images_without_rim_nuclei():
     asked: list[str] = []
-    outcome = Restoration(NULLS, CLASSICAL, n_bootstrap=50).run(judge, lambda ids: asked.extend(ids) or example(ids))
+    outcome = Restoration(NULLS, CLASSICAL, n_bootstrap=50).run(
+        Subject(judge=judge, example=lambda ids: asked.extend(ids) or example(ids))
+    )
     scores = judge(None).set_index("id").loc[asked, "nuclei/rim_f1"].tolist()
     focus = judge(None).query("0.2 <= mask_area < 0.3")["nuclei/rim_f1"].dropna()
     assert scores == [focus.max(), focus.sort_values().iloc[(len(focus) - 1) // 2], focus.min()]
@@ -144,12 +151,12 @@ def test_pictures_run_from_best_to_worst_and_skip_images_without_rim_nuclei():
 
 def test_one_well_gets_no_interval_and_few_wells_a_warning():
     one = Restoration(NULLS, CLASSICAL, n_bootstrap=50, pictures=0).run(
-        lambda name: judged(name or "unet_restorer", wells=1, per_well=6), example
+        Subject(judge=lambda name: judged(name or "unet_restorer", wells=1, per_well=6), example=example)
     )
-    assert display(one.tables["methods"])["rim F1"].str.endswith("[n/a, one well]").all()
+    assert display(one.tables["methods"])["rim F1"].str.endswith("[no interval]").all()
     assert (one.tables["comparisons"]["verdict"] == "not distinguished, n = 1 well").all()
     few = Restoration(NULLS, CLASSICAL, n_bootstrap=50, pictures=0).run(
-        lambda name: judged(name or "unet_restorer", wells=3), example, leaky_split=True
+        Subject(judge=lambda name: judged(name or "unet_restorer", wells=3), example=example, leaky_split=True)
     )
     assert "Fewer than 8 wells" in few.verdict
     assert few.notes[0].startswith("Leaky split")
@@ -161,7 +168,7 @@ def test_no_rim_nuclei_at_all_is_not_a_number_but_no_crash(tmp_path):
         table = judged(name or "unet_restorer")
         return table.assign(**{column: np.nan if column.endswith("f1") else 0 for column in table if "rim_" in column})
 
-    outcome = Restoration(NULLS, CLASSICAL, n_bootstrap=50, pictures=0).run(bare, example)
+    outcome = Restoration(NULLS, CLASSICAL, n_bootstrap=50, pictures=0).run(Subject(judge=bare, example=example))
     assert display(outcome.tables["methods"])["rim F1"].tolist() == ["n/a"] * 5
     assert "nothing can be said" in outcome.verdict
     assert outcome.tables["comparisons"]["score"].tolist() == ["PhIRM", "PhIRM"]
@@ -180,13 +187,13 @@ def test_tables_that_cannot_be_compared_are_refused():
         (lambda t: pd.concat([t, t.iloc[:1]]), "twice"),
     ):
         with pytest.raises(ValueError, match=message):
-            study.run(with_telea(change), example)
+            study.run(Subject(judge=with_telea(change), example=example))
     with pytest.raises(ValueError, match="itself the baseline telea"):
-        study.run(lambda name: judged(name or "telea"), example)
+        study.run(Subject(judge=lambda name: judged(name or "telea"), example=example))
     with pytest.raises(ValueError, match="no mask covers 50-60 %"):
-        Restoration([], ["telea"], bands=[(0.5, 0.6)], focus_band=(0.5, 0.6)).run(judge, example)
+        Restoration([], ["telea"], bands=[(0.5, 0.6)], focus_band=(0.5, 0.6)).run(Subject(judge=judge, example=example))
     with pytest.raises(ValueError, match="focus_band"):
-        Restoration([], ["telea"], focus_band=(0.2, 0.4))
+        Restoration([], ["telea"], focus_band=(0.2, 0.4)).check(SimpleNamespace(masks=Rectangles()))
     with pytest.raises(ValueError, match="pictures"):
         Restoration([], ["telea"], pictures=1)
     with pytest.raises(KeyError, match="main table"):
@@ -257,7 +264,7 @@ def test_display_joins_intervals_and_aligns_decimals():
         {"x": [0.5, 0.25], "x low": [0.4, np.nan], "x high": [0.6, np.nan], "p": [1e-4, 0.2], "dB": [9.0, 21.37]}
     )
     shown = display(table)
-    assert shown["x"].tolist() == ["0.500 [0.400, 0.600]", "0.250 [n/a, one well]"]
+    assert shown["x"].tolist() == ["0.500 [0.400, 0.600]", "0.250 [no interval]"]
     assert shown["p"].tolist() == ["<0.001", "0.200"]
     assert shown["dB"].tolist() == ["9.0", "21.4"]
     assert list(shown) == ["x", "p", "dB"]

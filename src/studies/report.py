@@ -19,7 +19,9 @@ from rich.text import Text
 from .result import StudyResult
 
 PER_IMAGE = "per_image"  # the long table: Parquet too, and only its beginning in the page
-SHOWN_ROWS = 60
+SHOWN_ROWS = 400
+FOLDED_ROWS = 60  # longer tables are shown when their heading is clicked
+MIXED = 20.0  # a column whose values differ by more than this factor has no common number of decimals
 WIDE_INCHES = 8.0  # wider figures keep their size on a telephone and scroll inside their box
 
 
@@ -51,6 +53,10 @@ def write_report(
                 "wide": figure.get_figwidth() > WIDE_INCHES,
             }
         )
+    gallery = [
+        {"title": p.title, "caption": p.caption, "data": base64.b64encode(p.png).decode("ascii")}
+        for p in result.gallery
+    ]
     tables = [_page_table(result, name) for name in sorted(result.tables, key=lambda name: name != result.main)]
     template = files(__package__).joinpath("report.html").read_text(encoding="utf-8")
     page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(
@@ -64,6 +70,7 @@ def write_report(
             main=tables[0],
             tables=tables[1:],
             figures=pictures,
+            gallery=gallery,
             notes=result.notes,
             command=command,
             config=config_yaml,
@@ -100,7 +107,10 @@ def print_main_table(result: StudyResult, console: Console | None = None) -> Non
 
 
 def display(table: pd.DataFrame) -> pd.DataFrame:
-    """A table of strings to read: `x low` and `x high` join `x` in brackets, a column has one number of decimals."""
+    """A table of strings to read: `x low` and `x high` join `x` in brackets.
+
+    A column has one number of decimals; if its values lie too far apart for that, each has three significant digits.
+    """
     shown = {}
     for name in table.columns:
         if any(name.endswith(end) and name.removesuffix(end) in table for end in (" low", " high")):
@@ -109,8 +119,8 @@ def display(table: pd.DataFrame) -> pd.DataFrame:
         if not is_number(table, name):
             shown[name] = ["" if pd.isna(value) else str(value) for value in table[name]]
         elif low is None or high is None:
-            decimals = _decimals(table[name])
             small = name == "p" or name.startswith("p ")
+            decimals = 3 if small else _decimals(table[name])
             shown[name] = [_number(value, decimals, small) for value in table[name]]
         else:
             decimals = _decimals(pd.concat([table[name], low, high]))
@@ -134,7 +144,7 @@ def _page_table(result: StudyResult, name: str) -> dict[str, Any]:
         "columns": [(column, is_number(head, column)) for column in shown.columns],
         "rows": list(zip(_kinds(head), shown.itertuples(index=False, name=None), strict=True)),
         "left_out": len(table) - len(head),
-        "folded": len(table) > len(head),
+        "folded": len(table) > FOLDED_ROWS,
     }
 
 
@@ -142,28 +152,34 @@ def _kinds(table: pd.DataFrame) -> list[str]:
     return [str(kind) for kind in table["kind"]] if "kind" in table else [""] * len(table)
 
 
-def _decimals(values: pd.Series) -> int:
+def _decimals(values: pd.Series) -> int | None:
+    """Decimals of a column, None where each value needs its own."""
     if pd.api.types.is_integer_dtype(values):
         return 0
     finite = np.abs(values.to_numpy(dtype=float))
-    largest = finite[np.isfinite(finite)].max(initial=0.0)
+    finite = finite[np.isfinite(finite)]
+    largest, nonzero = finite.max(initial=0.0), finite[finite > 0]
+    if len(nonzero) and largest >= 10 and largest > MIXED * nonzero.min():
+        return None
     return 3 if largest <= 1 else 2 if largest < 10 else 1
 
 
-def _number(value: float, decimals: int, small: bool = False) -> str:
+def _number(value: float, decimals: int | None, small: bool = False) -> str:
     if pd.isna(value):
         return "n/a"
     if small and value < 0.001:
         return "<0.001"
+    if decimals is None:
+        decimals = int(np.clip(2 - np.floor(np.log10(abs(value))), 0, 6)) if value and np.isfinite(value) else 0
     return f"{value:.{decimals}f}"
 
 
-def _with_interval(value: float, low: float, high: float, decimals: int) -> str:
+def _with_interval(value: float, low: float, high: float, decimals: int | None) -> str:
     if pd.isna(value):
         return "n/a"
     if pd.isna(low) or pd.isna(high):
-        return f"{value:.{decimals}f} [n/a, one well]"
-    return f"{value:.{decimals}f} [{low:.{decimals}f}, {high:.{decimals}f}]"
+        return f"{_number(value, decimals)} [no interval]"
+    return f"{_number(value, decimals)} [{_number(low, decimals)}, {_number(high, decimals)}]"
 
 
 def _one_line(value: Any) -> str:

@@ -1,20 +1,29 @@
-"""What a study hands back: tables, figures and the words that go with them."""
+"""What a study hands back: tables, figures, pictures and the words that go with them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
 
+class Picture(NamedTuple):
+    """A picture to click through: `png` is a whole PNG file; its caption says what lies where in it."""
+
+    title: str
+    caption: str
+    png: bytes
+
+
 @dataclass
 class StudyResult:
     """The outcome of one study; `captions` is keyed by table and figure names, `main` names the table to print first.
 
-    Raises KeyError if `main` is no table, or if a caption belongs to nothing.
+    `gallery` are pictures that the page shows small, and large when clicked. Raises KeyError if `main` is no table or
+    a caption belongs to nothing, ValueError if a picture is no PNG.
     """
 
     title: str
@@ -24,6 +33,7 @@ class StudyResult:
     notes: list[str] = field(default_factory=list)
     captions: dict[str, str] = field(default_factory=dict)
     verdict: str = ""
+    gallery: list[Picture] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if self.main not in self.tables:
@@ -31,3 +41,6 @@ class StudyResult:
         stray = sorted(set(self.captions) - set(self.tables) - set(self.figures))
         if stray:
             raise KeyError(f"captions for {stray}, which are neither tables nor figures: remove or rename them")
+        for picture in self.gallery:
+            if not picture.png.startswith(b"\x89PNG"):
+                raise ValueError(f"picture {picture.title!r} of the gallery is no PNG file: encode it as one")
