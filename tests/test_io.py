@@ -92,6 +92,39 @@ def test_tiff_variants(tmp_path, options):
     np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), image)
 
 
+def test_odd_files_that_are_sound_are_read(tmp_path):
+    """What the checks against stacks, colour and bombs must let pass."""
+    image = noise("uint16", (40, 50))
+    alpha = np.stack([image, np.full_like(image, 65535)], -1)
+    odd = {
+        "a stale ImageJ description": {"description": "ImageJ=1.54f\nimages=5\nslices=5\n", "metadata": None},
+        "white is zero": {"photometric": "miniswhite"},
+        "LZMA": {"compression": "lzma"},
+        "deflated tiles that pass the edge": {"compression": "zlib", "tile": (16, 32)},
+        "deflated strips": {"compression": "zlib", "rowsperstrip": 7},
+    }
+    for what, options in odd.items():
+        tifffile.imwrite(tmp_path / "a.tif", image, **options)
+        np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), image, err_msg=what)
+    tifffile.imwrite(tmp_path / "a.tif", alpha, photometric="minisblack", planarconfig="contig", extrasamples=[2])
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), image)
+    with tifffile.TiffWriter(tmp_path / "a.tif") as tiff:  # a thumbnail behind the image
+        tiff.write(image)
+        tiff.write(image[::2, ::2], subfiletype=1)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), image)
+    write_image(tmp_path / "a.png", image)
+    (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes() + b"\n")
+    np.testing.assert_array_equal(read_image(tmp_path / "b.png"), image)
+
+
+def test_a_mask_of_one_bit_is_labels_and_no_image(tmp_path):
+    for name in ("a.png", "a.tif"):
+        Image.fromarray(np.eye(9, dtype=bool)).save(tmp_path / name)
+        np.testing.assert_array_equal(read_labels(tmp_path / name), np.eye(9))
+        with pytest.raises(ImageError, match=f"{name}: its pixels are bool; save it as"):
+            read_image(tmp_path / name)
+
+
 def test_lzw_and_a_wrong_suffix(tmp_path):
     image = noise("uint16")
     Image.fromarray(image).save(tmp_path / "a.png", format="TIFF", compression="tiff_lzw")
@@ -132,13 +165,13 @@ def bad_files(folder):
         yield f"cut{cut}.tif", "(truncated|not a readable TIFF).*export it again"
     for cut in (20, 100, len(png) // 2):
         (folder / f"cut{cut}.png").write_bytes(png[:cut])
-        yield f"cut{cut}.png", "(cut off|cannot be decoded).*(export|copy)"
+        yield f"cut{cut}.png", "(cut off|truncated|cannot be decoded).*(export|copy)"
     flipped = bytearray(png)
     flipped[len(png) // 2] ^= 255
     (folder / "flipped.png").write_bytes(flipped)
     yield "flipped.png", "cannot be decoded.*copy or export"
     (folder / "huge.png").write_bytes(png_header(100_000, 100_000))
-    yield "huge.png", f"100000 x 100000 pixels .limit {MAX_PIXELS}.*cut it"
+    yield "huge.png", f"100000 x 100000 pixels .*limit {MAX_PIXELS} pixels.*cut it"
     tifffile.imwrite(folder / "stack.tif", np.stack([image] * 3), photometric="minisblack")
     yield "stack.tif", "holds 3 planes and one is meant; save one file"
     tifffile.imwrite(
