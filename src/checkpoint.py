@@ -11,6 +11,11 @@ from pathlib import Path
 from typing import Any
 
 log = logging.getLogger(__name__)
+# What a checkpoint of ours holds beside what Lightning writes.
+PARTS = {"state_dict": dict, "config": dict, "scaling": dict, "trained_on": list, "effort": dict}
+OWN = "use a checkpoint written by phenokeep"
+DEEPEST = 50  # levels of a config; ours have six
+NODE_KEYS = ("_target_", "_convert_", "_recursive_")
 # What each command composes for itself: where it writes, and what it does.
 COMPOSED_ANEW = ("callbacks", "logger", "output_dir", "ckpt_path", "init_from", "fit", "test")
 
@@ -44,8 +49,15 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path} is no readable checkpoint ({error}): it may be cut short; use another"
         ) from error
-    if not isinstance(saved, dict) or not {"state_dict", "config", "scaling", "trained_on"} <= set(saved):
-        raise CheckpointError(f"{path} was not written by phenokeep: it lacks its config, scaling or training wells")
+    if not isinstance(saved, dict):
+        raise CheckpointError(f"{path} was not written by phenokeep: it holds a {type(saved).__name__}; use another")
+    if wrong := [key for key, kind in PARTS.items() if not isinstance(saved.get(key), kind)]:
+        raise CheckpointError(
+            f"{path} was not written by phenokeep: {', '.join(wrong)} missing or of another type; use another"
+        )
+    effort = [saved["effort"].get(key) for key in ("samples", "seconds")]
+    if not all(isinstance(number, int | float) for number in effort):
+        raise CheckpointError(f"{path} was not written by phenokeep: its effort is no number; use another")
     return saved
 
 
@@ -57,12 +69,12 @@ def _verify(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as records:
             if sum(record.file_size for record in records.infolist()) > path.stat().st_size:
-                raise CheckpointError(f"{path} is refused: it would unpack to more than it is, as no checkpoint does")
+                raise CheckpointError(f"{path} is refused: it would unpack to more than it is; use another")
             wrong = records.testzip()
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
-        raise CheckpointError(f"{path} is damaged or no checkpoint ({error}): another checkpoint is needed") from error
+        raise CheckpointError(f"{path} is damaged or no checkpoint ({error}); use another checkpoint") from error
     if wrong:
-        raise CheckpointError(f"{path} is damaged ({wrong} has not its checksum): another checkpoint is needed")
+        raise CheckpointError(f"{path} is damaged ({wrong} has not its checksum); use another checkpoint")
 
 
 def newest_checkpoint(folder: str | Path) -> tuple[Path, dict[str, Any]]:
@@ -93,9 +105,11 @@ def trusted_config(path: str | Path) -> dict[str, Any]:
     """
     config = read_checkpoint(path)["config"]
     if type(config) is not dict:
-        raise CheckpointError(f"{path} is refused: its config is a {type(config).__name__}, not a dict")
+        raise CheckpointError(f"{path} is refused: its config is a {type(config).__name__}, not a dict; {OWN}")
     if strange := {"hydra", "defaults"} & set(config):
-        raise CheckpointError(f"{path} is refused: its config would change how commands run ({', '.join(strange)})")
+        raise CheckpointError(
+            f"{path} is refused: its config would change how commands run ({', '.join(strange)}); {OWN}"
+        )
     config = {key: value for key, value in config.items() if key not in COMPOSED_ANEW}
     _vet(config, Path(path))
     return config
@@ -109,32 +123,43 @@ def allowed_targets() -> frozenset[str]:
     return frozenset(name for text in texts for name in re.findall(r"_target_: *([\w.]+)", text))
 
 
-def _vet(node: Any, path: Path) -> None:
+def _vet(node: Any, path: Path, level: int = 0) -> None:
     """Refuses what a config of ours never holds; only plain dicts, lists and scalars are walked, so only they pass."""
+    if level > DEEPEST:
+        raise CheckpointError(f"{path} is refused: its config is nested over {DEEPEST} levels deep; {OWN}")
     if type(node) is dict:
         target = node.get("_target_")
-        if target is not None and target not in allowed_targets():
+        if target is not None and not (type(target) is str and target in allowed_targets()):
             raise CheckpointError(
                 f"{path} is refused: its config would call {target!r}, which no config of phenokeep names. "
                 "If you trust it, replace that group on the command line, for example data=hcs_nuclei"
             )
         for key, value in node.items():
-            _vet(key, path)
-            _vet(value, path)
+            if type(key) is str and key.startswith("_") and key not in NODE_KEYS:
+                raise CheckpointError(f"{path} is refused: its config holds {key}, which none of ours does; {OWN}")
+            _vet(key, path, level + 1)
+            _vet(value, path, level + 1)
     elif type(node) is list:
         for value in node:
-            _vet(value, path)
+            _vet(value, path, level + 1)
     elif type(node) is str and "${" in node:
         raise CheckpointError(
-            f"{path} is refused: its config holds an interpolation ({node!r}), which none of ours does"
+            f"{path} is refused: its config holds an interpolation ({node!r}), which none of ours does; {OWN}"
         )
     elif type(node) not in (str, int, float, bool, type(None)):
-        raise CheckpointError(f"{path} is refused: its config holds a {type(node).__name__}, which none of ours does")
+        kind = type(node).__name__
+        raise CheckpointError(f"{path} is refused: its config holds a {kind}, which none of ours does; {OWN}")
 
 
 def load_weights(module: Any, state: dict[str, Any], path: str | Path) -> None:
     """Strict load_state_dict with an error that says what does not fit. Raises CheckpointError."""
+    import torch
+
     own = module.state_dict()
+    for key, weight in state.items():
+        if not isinstance(weight, torch.Tensor):
+            kind = type(weight).__name__
+            raise CheckpointError(f"{path}: weight {key} is a {kind}, no tensor; use another checkpoint")
     missing, extra = sorted(set(own) - set(state)), sorted(set(state) - set(own))
     shapes = [
         f"{key} is {tuple(state[key].shape)}, here {tuple(own[key].shape)}"
@@ -148,4 +173,12 @@ def load_weights(module: Any, state: dict[str, Any], path: str | Path) -> None:
             f"{path} does not fit {type(module).__name__}: {'; '.join(parts)}. "
             "It is a checkpoint of another model, or of this one with other settings"
         )
+    for key, weight in state.items():
+        numbers = (weight.is_floating_point(), weight.is_complex())
+        if numbers != (own[key].is_floating_point(), own[key].is_complex()):  # torch would cast it silently
+            raise CheckpointError(
+                f"{path}: weight {key} is {weight.dtype}, here {own[key].dtype}; use another checkpoint"
+            )
+        if weight.is_floating_point() and not weight.isfinite().all():
+            raise CheckpointError(f"{path}: weight {key} holds NaN or infinite values; use an earlier checkpoint")
     module.load_state_dict(state)

@@ -111,7 +111,7 @@ def predict(cfg: DictConfig) -> pd.DataFrame:
     index = read_inputs(cfg.plate, predictor.channels[0], cfg.data.pixel_size)
     if cfg.data.plate_map:
         index = join_plate_map(index, read_plate_map(cfg.data.plate_map), cfg.data.plate_map)
-    index = drop_bad(index, check_images(index, cfg.data.on_bad_image).problems)
+    index = drop_bad(index, check_images(index, cfg.data.on_bad_image, predictor.channels).problems)
     settings = {"mask": OmegaConf.to_container(cfg.mask), "rescale": cfg.data.rescale}
     record = run_record(predictor, cfg.ckpt_path, settings)
     metric = instantiate(cfg.score, _convert_="all").metric

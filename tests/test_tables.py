@@ -97,7 +97,10 @@ def spoiled(table):
     yield table.assign(id=["../a", "b", "d", "c"]), "row 2, column id: no slash"
     yield table.assign(pixel_size=[0.65, np.nan, 0.65, 0.65]), "row 3, column pixel_size is empty .*data.pixel_size"
     yield table.assign(pixel_size=["0.65", "0,65", "0.65", "1"]), "row 3, column pixel_size: '0,65' is no number"
-    yield table.assign(pixel_size=[0.65, 0.65, 0, 1]), "row 4, column pixel_size: must be above 0"
+    yield (
+        table.assign(pixel_size=[0.65, 0.65, 0, 1]),
+        "row 4, column pixel_size: .* is no pixel of a microscope; write .* above 0",
+    )
     yield table.assign(well=["A01", None, "A02", "A02"]), "row 3, column well is empty .*fill it"
     yield table.assign(image_er=["x.tif", None, "x.tif", "x.tif"]), "row 3, column image_er is empty"
     lost = r"4 files are missing: row 2, column image_er: \S*/x.tif; row 3.*; row 4[^;]*; correct the paths"

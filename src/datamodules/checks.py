@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from ..imaging.io import ImageError, read_header, read_image, read_labels
+from ..imaging.polarity import looks_inverted
 from .layouts import PREFIXES, TableError
 from .splits import check_split
 
@@ -23,6 +24,9 @@ class ImageReport(NamedTuple):
 
     problems: list[dict[str, str]]
     digests: list[dict[str, str]]  # column to digest of the decoded pixels
+
+
+PIXEL_SIZES = (0.001, 100.0)  # micrometres, from an electron microscope's to a macro lens's: beyond it a unit is wrong
 
 
 def file_columns(index: pd.DataFrame) -> list[str]:
@@ -38,9 +42,13 @@ def check_index(index: pd.DataFrame, source: str) -> pd.DataFrame:
             mend = "write micrometres per pixel, or set data.pixel_size" if column == "pixel_size" else "fill it"
             where = f"row {empty[0] + 2}, column {column}"
             raise TableError(f"{source}: {where} is empty (id {index['id'][empty[0]]}, {len(empty)} rows); {mend}")
-    wrong = index.index[~index["pixel_size"].between(0, float("inf"), inclusive="neither")]
+    wrong = index.index[~index["pixel_size"].between(*PIXEL_SIZES)]
     if len(wrong):
-        raise TableError(f"{source}: row {wrong[0] + 2}, column pixel_size: must be above 0 micrometres")
+        value, (low, high) = index["pixel_size"][wrong[0]], PIXEL_SIZES
+        raise TableError(
+            f"{source}: row {wrong[0] + 2}, column pixel_size: {value:g} is no pixel of a microscope; "
+            f"write micrometres per pixel, above 0 ({low:g} to {high:g})"
+        )
     double = index.index[index["id"].duplicated(keep=False)]
     if len(double):
         name = index.loc[double[0], "id"]
@@ -69,10 +77,11 @@ def _files(index: pd.DataFrame) -> Iterator[tuple[int, str, str]]:
             yield row, column, str(name)
 
 
-def check_images(index: pd.DataFrame, on_bad_image: str = "stop") -> ImageReport:
+def check_images(index: pd.DataFrame, on_bad_image: str = "stop", stained: Sequence[str] = ()) -> ImageReport:
     """Check the files of an index before training: present, readable, one size (Y X) per field, one channel each.
 
     Every pixel is decoded (NaN, constant and truncated images); a constant mask or empty label image is no problem.
+    Images of the channels `stained` must show bright objects on a dark ground.
     Collects all problems; "stop" raises one TableError that lists up to ten, "skip" returns them for `drop_bad`.
     """
     from rich.progress import track
@@ -91,7 +100,13 @@ def check_images(index: pd.DataFrame, on_bad_image: str = "stop") -> ImageReport
             try:
                 shapes[column] = read_header(row[column]).shape
                 if column.startswith("image_"):
-                    digests[-1][column] = _digest(read_image(row[column]))
+                    image = read_image(row[column])
+                    digests[-1][column] = _digest(image)
+                    if column.removeprefix("image_") in stained and looks_inverted(image):
+                        reason = (
+                            f"{column}: {row[column]} shows dark objects on a bright ground; fluorescence is meant: "
+                        )
+                        problems.append({"id": row["id"], "reason": reason + "invert it, or name the stained channel"})
                 else:
                     read_labels(row[column])
             except ImageError as error:

@@ -98,7 +98,7 @@ class Inpainting(pl.LightningDataModule):
             )
         if self.plate_map:
             index = join_plate_map(index, read_plate_map(self.plate_map), str(self.plate_map))
-        report = check_images(index, self.on_bad_image)
+        report = check_images(index, self.on_bad_image, self.channels)
         index = join_families(index, report.digests, self.split_by)
         self.split_origin = "the index's split column" if "split" in index else f"by {self.split_by}, seed {self.seed}"
         # Split before dropping: a file that goes bad later must not move other wells to another side.

@@ -1,5 +1,6 @@
 """Camera counts to [0, 1] and back, by a fixed range per plate fitted on training wells; and the pixel size."""
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -31,6 +32,24 @@ class Scaling:
         self.kind = kind
         self.ranges = ranges or {}
         self.pixel_size = pixel_size
+        self._check()
+
+    def _check(self) -> None:
+        """Refuses what no fit gives, so that a checkpoint that was tampered with is found here. Raises ValueError."""
+        mend = "use another checkpoint"
+        size = self.pixel_size
+        if size is not None and not (isinstance(size, int | float) and math.isfinite(size) and size > 0):
+            raise ValueError(f"the checkpoint's pixel size is {size!r}, no number above 0; {mend}")
+        if not isinstance(self.ranges, dict) or not all(isinstance(known, dict) for known in self.ranges.values()):
+            raise ValueError(f"the checkpoint's scaling holds no range per plate and channel; {mend}")
+        for plate, known in self.ranges.items():
+            for channel, limits in known.items():
+                numbers = isinstance(limits, list) and all(isinstance(limit, int | float) for limit in limits)
+                if not numbers or len(limits) != 2 or not (-math.inf < limits[0] < limits[1] < math.inf):
+                    raise ValueError(
+                        f"the checkpoint's scaling of plate {plate!r}, channel {channel!r}: range {limits!r} must go "
+                        f"from low to high; {mend}"
+                    )
 
     def fit(self, plate: str, channel: str, fields: Iterable[np.ndarray]) -> list[float]:
         """Takes the range from every eighth pixel of whole fields (each Y X, camera counts)."""

@@ -11,21 +11,21 @@ relative to the table's folder, or absolute. Other columns are kept, as text.
 from __future__ import annotations
 
 import argparse
-import difflib
 import logging
 import os
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
+from ..imaging.files import replacing
 from ..imaging.io import ImageHeader, read_header
 from .checks import check_images, check_index, file_columns
-from .layouts import COLUMNS, PREFIXES, PRESETS, TableError, build_index, fill_pixel_size, with_defaults
+from .layouts import PRESETS, TableError, build_index, fill_pixel_size, with_defaults
 from .overlaps import join_families
 from .platemap import check_plate_columns, join_plate_map, read_plate_map
+from .reading import check_columns, read_table
 from .splits import UNITS, assign_splits
 
 __all__ = [
@@ -65,8 +65,8 @@ def read_index(path: str | os.PathLike[str], pixel_size: float | None = None) ->
             index.attrs["root"] = str(path)
             return check_index(index, str(path))
         path = tables[0]
-    table = _read_table(path)
-    _check_columns(table, path)
+    table = read_table(path)
+    check_columns(table, path)
     if "pixel_size" not in table:
         table["pixel_size"] = pd.NA
     numbers = pd.to_numeric(table["pixel_size"], errors="coerce")
@@ -84,81 +84,21 @@ def read_index(path: str | os.PathLike[str], pixel_size: float | None = None) ->
     return check_index(with_defaults(table, path.parent.name), str(path))
 
 
-def _read_table(path: Path) -> pd.DataFrame:
-    try:
-        if path.suffix.lower() == ".parquet":
-            table = pd.read_parquet(path)
-        elif path.suffix.lower() == ".csv":
-            with path.open(encoding="utf-8-sig") as file:
-                header = file.readline()
-            # Spreadsheets of some countries separate by semicolons.
-            separator = ";" if header.count(";") > header.count(",") else ","
-            table = pd.read_csv(
-                path, sep=separator, dtype=str, encoding="utf-8-sig", keep_default_na=False, na_values=[""]
-            )
-        else:
-            raise TableError(f"{path}: an index table is a .csv or .parquet file; rename or convert it")
-    except TableError:
-        raise
-    except Exception as error:
-        raise TableError(f"{path}: cannot be read as a table ({str(error).splitlines()[0]}); save it again") from None
-    if table.empty:
-        raise TableError(f"{path}: has no rows; write one row per field of view")
-    table = table.reset_index(drop=True).rename(columns=lambda name: str(name).strip())
-    for column in table.columns.difference(["pixel_size"]):
-        if pd.api.types.is_float_dtype(table[column]) and (table[column].dropna() % 1 == 0).all():
-            table[column] = table[column].astype("Int64")  # Parquet turns 1, 2, empty into floats
-        table[column] = table[column].astype("string").str.strip()
-    return table
-
-
-def _check_columns(table: pd.DataFrame, path: Path) -> None:
-    present = list(table.columns)
-    strange = {name.lower(): name for name in present if name not in COLUMNS and not name.startswith(PREFIXES)}
-
-    def near(column: str, cutoff: float) -> str | None:
-        found = difflib.get_close_matches(column, strange, 1, cutoff)
-        return strange[found[0]] if found else None
-
-    images = any(name.startswith("image_") for name in present)
-    for column in ["well", "field"] + ([] if images else ["image_nuclei"]):
-        if column not in present:
-            other = near(column, 0.5)
-            mend = f"rename {other!r}" if other else f"add it (the table has: {', '.join(present)})"
-            wanted = column if column != "image_nuclei" else "image_<channel> (for example image_nuclei)"
-            raise TableError(f"{path}: has no column {wanted}; {mend}")
-    # A misspelt split must not become a random one, nor misspelt objects none.
-    for column in COLUMNS[1:]:
-        if column not in present and (other := near(column, 0.8)):
-            raise TableError(f"{path}: column {other!r} is not known; is {column!r} meant? Rename it")
-    for name in strange.values():
-        if found := re.match(r"(object|image|mask)s?[_ -](.+)", name, re.IGNORECASE):
-            meant = ("objects_" if found[1].lower() == "object" else f"{found[1].lower()}_") + found[2]
-            raise TableError(f"{path}: column {name!r} is not known; is {meant!r} meant? Rename it")
-
-
 def write_index(index: pd.DataFrame, path: str | os.PathLike[str]) -> None:
     """Write an index as CSV or Parquet; files under the table's folder become relative. Raises TableError."""
     path = Path(path).resolve()
     table = index.copy()
     for column in file_columns(table):
         table[column] = table[column].map(lambda name: _relative(name, path.parent), na_action="ignore")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    if path.suffix.lower() not in (".parquet", ".csv"):
+        raise TableError(f"{path}: an index table is a .csv or .parquet file; give such a name")
     try:
-        if path.suffix.lower() == ".parquet":
-            table.to_parquet(temporary, index=False)
-        elif path.suffix.lower() == ".csv":
-            table.to_csv(temporary, index=False)
-        else:
-            raise TableError(f"{path}: an index table is a .csv or .parquet file; give such a name")
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            (table.to_parquet if path.suffix.lower() == ".parquet" else table.to_csv)(temporary, index=False)
     except OSError as error:
         raise TableError(
             f"{path}: cannot be written ({error.strerror or error}); give --out a path you may write"
         ) from None
-    finally:
-        if temporary.exists():
-            temporary.unlink()
 
 
 def _relative(name: str, folder: Path) -> str:

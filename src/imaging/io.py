@@ -16,6 +16,8 @@ import numpy as np
 import tifffile
 from PIL import Image
 
+from .files import replacing
+
 # 11 585 px squared: any field of view and most stitched wells, but no header that asks for all the memory.
 MAX_PIXELS = 2**27
 MAX_BYTES = 2**29  # of all stored samples
@@ -293,14 +295,9 @@ def write_image(path: str | os.PathLike[str], array: np.ndarray) -> None:
             f"{path}: cannot hold {array.dtype} of shape {array.shape}; give Y X of type {', '.join(types)}"
             + (", or write a .tif" if png else "")
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as temporary:
         if png:
             Image.fromarray(array).save(temporary, format="PNG")
         else:
             codec = "zlib" if array.dtype == np.int32 else None  # labels shrink twentyfold, camera counts hardly
             tifffile.imwrite(temporary, array, photometric="minisblack", compression=codec, metadata=None)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -41,6 +41,8 @@ def read_pixel_size(path: str | os.PathLike[str]) -> float | None:
     within 2 %.
     """
     path = Path(path)
+    if not path.is_file():  # a pipe would be waited for
+        return None
     try:
         with tifffile.TiffFile(path) as tiff:
             sides = _ome(tiff) or _imagej(tiff) or _metamorph(tiff) or _tags(tiff)

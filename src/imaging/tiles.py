@@ -8,6 +8,8 @@ import cv2
 import numpy as np
 from scipy import ndimage
 
+LARGEST = 8192  # pixels a side of a patch: what no network takes is found before it is made
+
 
 @dataclass(frozen=True)
 class Zoom:
@@ -27,6 +29,10 @@ class Zoom:
             raise ValueError(
                 f"crop={self.crop}, stride={self.stride}, size={self.size}: all must be positive and stride at most "
                 "crop, or strips of the field lie in no patch"
+            )
+        if max(self.crop, self.size) > LARGEST:
+            raise ValueError(
+                f"crop={self.crop}, size={self.size}: a patch has at most {LARGEST} pixels a side; lower it"
             )
 
     @property

@@ -4,5 +4,19 @@ from .base import ImageMetric
 from .nuclei import MatchedNuclei, matched_nuclei
 from .pixels import HoleErrors, hole_errors
 from .reconstruction import PhIRM, phirm
+from .terms import AreaDifference, ArtefactDifference, CountDifference, IntegratedIntensity, Term
 
-__all__ = ["HoleErrors", "ImageMetric", "MatchedNuclei", "PhIRM", "hole_errors", "matched_nuclei", "phirm"]
+__all__ = [
+    "AreaDifference",
+    "ArtefactDifference",
+    "CountDifference",
+    "HoleErrors",
+    "ImageMetric",
+    "IntegratedIntensity",
+    "MatchedNuclei",
+    "PhIRM",
+    "Term",
+    "hole_errors",
+    "matched_nuclei",
+    "phirm",
+]
