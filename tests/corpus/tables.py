@@ -79,7 +79,7 @@ def _columns() -> Iterator[Case]:
         "no rows": (lambda table: table.iloc[:0], [], "write one row"),
         "100 000 columns": (
             lambda table: pd.DataFrame([range(100_000)], columns=[f"c{n}" for n in range(100_000)]),
-            ["column well"], "add it",
+            ["100000 columns"], "Keep those",
         ),
         "another table": (
             lambda table: pd.DataFrame({"ImageNumber": [1], "Metadata_Well": ["A01"]}), ["column well"], "rename|add",
