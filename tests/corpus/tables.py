@@ -118,7 +118,7 @@ def _values() -> Iterator[Case]:
             ["rows 2, 3", "column parent"], "the same split",
         ),
         "missing files": (_put("image_nuclei", "x.tif", "y.tif"), ["2 files", "row 2", "x.tif"], "correct the paths"),
-        "an image that is a folder": (_put("image_nuclei", "."), ["row 2", "image_nuclei"], "save it again"),
+        "an image that is a folder": (_put("image_nuclei", "."), ["row 2", "image_nuclei"], "correct the paths"),
         "a path with a NUL": (_put("image_nuclei", "a\0.tif"), ["row 2", "image_nuclei"], "save it again"),
         "an image outside that is none": (_put("image_nuclei", "/etc/passwd"), ["/etc/passwd"], "TIFF or PNG"),
         "a device as an image": (_put("image_nuclei", "/dev/zero"), ["row 2", "/dev/zero"], "correct the paths"),
