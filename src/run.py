@@ -123,7 +123,7 @@ def predict(cfg: DictConfig) -> pd.DataFrame:
     if cfg.report:
         took = f"{time.monotonic() - started:.0f} s for {len(table)} fields"
         facts = {"data": cfg.plate, "checkpoint": cfg.ckpt_path, "restoring": took}
-        publish(restored_report(table, run.images, index.attrs.get("skipped", [])), cfg, [], facts)
+        publish(restored_report(table, run.images), cfg, [], facts, index.attrs.get("skipped", ()))
     return table
 
 
@@ -271,7 +271,6 @@ def _judge(
             subject.predictor = Predictor(model, datamodule.scaling, OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
     started = time.monotonic()
     result = study.run(subject)
-    result.notes += [f"Left out: {entry['id']}: {entry['reason']}" for entry in datamodule.skipped]
     facts = {
         "data": cfg.data.root,
         "checkpoint": cfg.ckpt_path or ("trained in this run" if model else "none: a question about metrics or data"),
@@ -281,5 +280,5 @@ def _judge(
         "training": f"{effort['samples']} samples, {effort['seconds']:.0f} s",
         "judging": f"{time.monotonic() - started:.0f} s for all methods",
     }
-    publish(result, cfg, loggers, facts)
+    publish(result, cfg, loggers, facts, datamodule.skipped)
     return results

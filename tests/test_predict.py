@@ -15,7 +15,9 @@ from hydra.errors import InstantiationException
 import phenokeep
 from phenokeep import cli
 from phenokeep.datamodules.layouts import TableError
+from phenokeep.datamodules.tables import assign_splits, read_index
 from phenokeep.imaging.io import read_image, write_image
+from phenokeep.inference.inputs import read_inputs
 from phenokeep.inference.predictor import Predictor
 from phenokeep.run import predict, train
 
@@ -217,6 +219,10 @@ def test_a_folder_of_images_is_restored_under_its_names(trained, damaged):
     assert saved["objects_touching"].tolist() == objects.groupby("id")["Touches_Synthetic"].sum().tolist()
     assert saved["objects_touching"].iloc[0] == 0
     assert not [path for path in out.rglob("*") if "tmp" in path.name]
+    both = pd.concat([read_inputs(damaged / "plate", "nuclei", 0.65), read_index(out)], ignore_index=True)
+    sides = assign_splits(both, by="field", seed=3).groupby(both["id"].str.removesuffix("_restored"))["split"]
+    assert sides.size().tolist() == [2, 2, 2]
+    assert sides.nunique().tolist() == [1, 1, 1]
 
 
 def test_objects_that_touch_synthetic_pixels_are_marked_by_their_pixels():
@@ -308,12 +314,25 @@ def test_a_plate_in_wells_gets_its_report_and_one_image_alone_too(trained, damag
     predict(composed(trained, damaged, mask, "report=true"))
     page = (damaged / "out/report.html").read_text()
     assert "Restored plate" in page
+    assert "Left out" not in page
     assert page.count("data:image/png") == 1 + 3  # the heat maps and three fields
     one = next((damaged / "plate").glob("B03*"))
     table = predict(composed(trained, damaged, mask, "report=true", f"plate={one}", f"output_dir={damaged}/one"))
     assert table["id"].tolist() == ["B03_1_nuclei"]
     assert "Restored images" in (damaged / "one/report.html").read_text()
     assert (damaged / "one/restored" / one.name).is_file()
+
+
+def test_a_bad_image_is_left_out_where_asked_and_listed(trained, damaged, caplog):
+    bad = damaged / "plate/sub/my image 1.tif"
+    bad.write_bytes(bad.read_bytes()[:3000])
+    arguments = (f"mask.folder={damaged / 'masks'}", "report=true")
+    with pytest.raises(TableError, match=r"my image 1\.tif: .*truncated.*on_bad_image=skip"):
+        predict(composed(trained, damaged, *arguments))
+    table = predict(composed(trained, damaged, *arguments, "data.on_bad_image=skip"))
+    assert table["id"].tolist() == ["sub_my image 0", "sub_my image 2"]
+    assert "skipped sub_my image 1" in caplog.text
+    assert "Left out: sub_my image 1" in (damaged / "out/report.html").read_text()
 
 
 def test_what_cannot_be_restored_is_said_before_anything_is(trained, damaged, tmp_path):

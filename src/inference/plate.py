@@ -200,8 +200,7 @@ class PlateRun:
         filled = [one for one in objects if len(one)]
         with replacing(self.out / "objects.csv") as temporary:
             (pd.concat(filled) if filled else objects[0]).to_csv(temporary, index=False)
-        index = self.index.copy()
-        index["parent"] = index["id"]
+        index = self.index.assign(parent=self.index["id"], id=self.index["id"] + "_restored")
         for number, channel in enumerate(self.predictor.channels):
             index[f"image_{channel}"] = [str(field.outputs[number]) for field in self.fields]
         index["mask_synthetic"] = [str(field.synthetic) for field in self.fields]

@@ -136,6 +136,6 @@ def _limits(values: np.ndarray) -> tuple[float, float, str]:
     if not high > low:
         low, high = known.min(), known.max()
     if not high > low:
-        low, high = low - 0.5 * max(abs(low), 1e-3), high + 0.5 * max(abs(high), 1e-3)
+        high = low + (abs(low) or 1.0)  # one value: a scale that starts at it
     below, above = known.min() < low, known.max() > high
     return float(low), float(high), "both" if below and above else "min" if below else "max" if above else "neither"

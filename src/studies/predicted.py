@@ -17,10 +17,10 @@ PICTURES = 40  # the fields with the largest restored share, so that a page of a
 Images = Callable[[str], tuple[np.ndarray, np.ndarray, np.ndarray]]
 
 
-def restored_report(fields: pd.DataFrame, images: Images, skipped: list[dict[str, str]]) -> StudyResult:
+def restored_report(fields: pd.DataFrame, images: Images) -> StudyResult:
     """Report on restored fields (a row each, see `plate_report`); `images(id)` gives input, restored and mask (Y X).
 
-    Fields that lie in no well of a plate get their table and pictures alone. `skipped` are the fields left out.
+    Fields that lie in no well of a plate get their table and pictures alone.
     """
     shown = fields.sort_values(["restored_share", "id"], ascending=[False, True]).head(PICTURES)
     gallery = [_picture(row, images) for _, row in shown.iterrows()]
@@ -44,7 +44,6 @@ def restored_report(fields: pd.DataFrame, images: Images, skipped: list[dict[str
         "PhIRM in per_image.csv compares restored with input: it says how much changed, not whether it is true. Nuclei "
         "that touch synthetic pixels are marked in objects.csv."
     )
-    result.notes += [f"Left out: {entry['id']}: {entry['reason']}" for entry in skipped]
     return result
 
 

@@ -4,7 +4,7 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import version
 from typing import Any
@@ -21,11 +21,19 @@ REPORTED_VERSIONS = ("phenokeep", "torch", "pytorch-lightning", "torchmetrics", 
 
 
 @rank_zero_only
-def publish(result: StudyResult, cfg: DictConfig, loggers: list[Any], facts: Mapping[str, str]) -> None:
+def publish(
+    result: StudyResult,
+    cfg: DictConfig,
+    loggers: list[Any],
+    facts: Mapping[str, str],
+    skipped: Sequence[Mapping[str, str]] = (),
+) -> None:
     """Writes `report.html`, tables and figures into `cfg.output_dir`, logs them, prints the main table.
 
     `facts` (data, checkpoint, split, scaling, effort) stand in the page beside seed, machine, versions and time.
+    `skipped` are the fields left out, id and reason each.
     """
+    result.notes += [f"Left out: {entry['id']}: {entry['reason']}" for entry in skipped]
     context = {
         **facts,
         "seed": cfg.seed,
