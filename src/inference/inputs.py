@@ -23,6 +23,8 @@ def read_inputs(plate: str | Path, channel: str, pixel_size: float | None = None
     `pixel_size` (micrometres) fills what index and files leave open. Raises TableError.
     """
     path = Path(plate).resolve()
+    if not path.exists():
+        raise TableError(f"plate={path} does not exist; give a folder of images, an index table, or one image")
     if path.suffix.lower() in SUFFIXES and path.is_file():
         return _plain([path], path.parent, channel, pixel_size)
     if not path.is_dir() or any((path / name).is_file() for name in INDEX_NAMES):
