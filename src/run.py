@@ -241,7 +241,7 @@ def _judge(
 ) -> dict[str, float]:
     """Runs the study over the test split and writes its tables, figures and report into the run's folder."""
     results: dict[str, float] = {}
-    effort = saved["effort"] if saved else {"samples": 0, "seconds": 0.0}
+    effort = saved["effort"] if saved else {}
     seen = set(saved["trained_on"] if saved else ()) & set(datamodule.groups("test"))
     if seen:
         log.warning("leaky split: %d of the test wells were seen in training (%s ...)", len(seen), min(seen))
@@ -277,8 +277,10 @@ def _judge(
         "split": f"{datamodule.split_origin}; judged on test",
         "scaling": f"{datamodule.scaling.kind}"
         + (", intensities not comparable" if cfg.data.scaling == "paper" else ""),
-        "training": f"{effort['samples']} samples, {effort['seconds']:.0f} s",
-        "judging": f"{time.monotonic() - started:.0f} s for all methods",
+        "pixel size": f"{datamodule.scaling.pixel_size:g} um"
+        + (", fields of another size resampled to it" if cfg.data.rescale else ""),
+        "training": f"{effort['samples']} samples, {effort['seconds']:.0f} s" if saved else "none",
+        "judging": f"{time.monotonic() - started:.0f} s",
     }
     publish(result, cfg, loggers, facts, datamodule.skipped)
     return results
