@@ -203,3 +203,13 @@ def test_a_table_overrules_its_files_and_what_it_leaves_open_is_read_from_them(t
     table.drop(columns="pixel_size").to_csv(tmp_path / "index.csv", index=False)
     with pytest.raises(TableError, match=r"row 4, column pixel_size is empty .*data\.pixel_size"):
         read_index(tmp_path)
+
+
+def test_resampling_there_and_back_keeps_a_smooth_image():
+    y, x = np.mgrid[:121, :90].astype(np.float32)
+    image = np.sin(y / 15) + np.cos(x / 12)
+    for factor in (256 / 180, 0.8):
+        larger = rescale(image, factor)
+        assert larger.shape == (round(121 * factor), round(90 * factor))
+        back = rescale(larger, 1 / factor, shape=(121, 90))
+        assert np.abs(back - image).max() < 0.06

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from hydra.utils import instantiate
 
+from phenokeep.datamodules.scaling import Scaling
 from phenokeep.imaging.masks import Rectangles
 from phenokeep.imaging.segment import segment_nuclei
 from phenokeep.studies.damage import Bright, Dark, full_scale
@@ -372,8 +373,11 @@ def test_data_that_cannot_answer_are_refused(plate):
     two = SimpleNamespace(channels=["nuclei", "er"], index=plate.index)
     with pytest.raises(ValueError, match="one channel"):
         study().check(two)
+    trained = {"channels": ["nuclei"], "index": plate.index.assign(split="train")}
     with pytest.raises(ValueError, match="no test fields"):
-        study().check(SimpleNamespace(channels=["nuclei"], index=plate.index.assign(split="train")))
+        study().check(SimpleNamespace(scaling=Scaling(), **trained))
+    with pytest.raises(ValueError, match=r"data\.scaling=paper"):
+        study().check(SimpleNamespace(scaling=Scaling("paper"), **trained))
     empty = Whole([("p", "a", np.full((160, 200), 200, np.uint16)), ("p", "b", np.full((160, 200), 201, np.uint16))])
     with pytest.raises(ValueError, match="no nuclei in any test field"):
         measured(empty)

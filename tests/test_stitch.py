@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from phenokeep.imaging.stitch import Stitcher, resize
+from phenokeep.imaging.stitch import Stitcher
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (70, 131), (40, 90), (23, 17), (200, 64)])
@@ -36,14 +36,3 @@ def test_windows_that_disagree_are_blended_without_a_seam():
     steps = max(np.abs(np.diff(blended, axis=0)).max(), np.abs(np.diff(blended, axis=1)).max())
     assert 0 <= blended.min() < 0.2 < 0.8 < blended.max() <= 1
     assert steps < 0.08  # a hard cut would step by 1; a Hann window of 64 pixels rises by at most pi / 64 per pixel
-
-
-def test_resizing_there_and_back_keeps_a_smooth_image():
-    y, x = np.mgrid[:120, :90].astype(np.float32)
-    image = np.sin(y / 15)[None] + np.cos(x / 12)[None]
-    for factor in (256 / 180, 0.8):
-        larger = resize(image, factor)
-        assert larger.shape == (1, round(120 * factor), round(90 * factor))
-        back = resize(larger, factor, (120, 90))
-        assert np.abs(back - image).max() < 0.06
-    assert resize(image, 1) is image

@@ -22,6 +22,7 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
+from ..imaging.files import replacing
 from .checks import check_index
 from .layouts import TableError, build_index, with_defaults
 from .tables import write_index
@@ -147,11 +148,11 @@ def download(archive: Archive, folder: Path) -> Path:
         if found == archive.sha256:
             return path
         raise FetchError(f"{path}: its SHA-256 is {found}, not {archive.sha256}; remove it")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     digest, received = hashlib.sha256(), 0
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     try:
         with (
+            replacing(path) as temporary,
             urllib.request.urlopen(archive.url, timeout=TIMEOUT) as answer,
             temporary.open("wb") as file,
             Progress(*columns, transient=True) as progress,
@@ -164,17 +165,14 @@ def download(archive: Archive, folder: Path) -> Path:
                 file.write(chunk)
                 digest.update(chunk)
                 progress.update(task, advance=len(chunk))
-        if digest.hexdigest() != archive.sha256:
-            raise FetchError(
-                f"{archive.url}: {received} bytes with SHA-256 {digest.hexdigest()} came, not {archive.sha256}: the "
-                "download broke off, or the file has changed; nothing was unpacked"
-            )
-        temporary.replace(path)
+            if digest.hexdigest() != archive.sha256:
+                raise FetchError(
+                    f"{archive.url}: {received} bytes with SHA-256 {digest.hexdigest()} came, not {archive.sha256}: "
+                    "the download broke off, or the file has changed; nothing was unpacked"
+                )
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
         why = error if isinstance(error, urllib.error.HTTPError) else getattr(error, "reason", error)
         raise FetchError(f"{archive.url}: cannot be downloaded ({why})") from None
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 

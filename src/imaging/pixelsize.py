@@ -122,13 +122,13 @@ def differs(size: float, other: float) -> bool:
     return abs(size / other - 1) > TOLERANCE
 
 
-def rescale(image: np.ndarray, factor: float, labels: bool = False) -> np.ndarray:
-    """Resample Y X to `factor` times as many pixels a side, keeping the type.
+def rescale(image: np.ndarray, factor: float, labels: bool = False, shape: tuple[int, int] | None = None) -> np.ndarray:
+    """Resample Y X to `factor` times as many pixels a side, or to `shape` that this is about; the type is kept.
 
     Intensities are interpolated bilinearly when enlarged and averaged over areas when reduced; `labels` takes the
     nearest pixel.
     """
-    shape = tuple(max(1, round(side * factor)) for side in image.shape)
+    shape = shape or (max(1, round(image.shape[0] * factor)), max(1, round(image.shape[1] * factor)))
     if labels:
         rows, columns = (
             ((np.arange(new) + 0.5) * old / new).astype(int) for new, old in zip(shape, image.shape, strict=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 
 Window = tuple[int, int]
@@ -53,12 +52,3 @@ class Stitcher:
         if self._sum is None:
             return background
         return np.where(weights > 0, self._sum[:, :rows, :columns] / np.maximum(weights, 1e-12), background)
-
-
-def resize(image: np.ndarray, factor: float, shape: tuple[int, int] | None = None) -> np.ndarray:
-    """An image C Y X float32 enlarged by `factor` (bilinear, area means when reducing); back to `shape` where given."""
-    if factor == 1:
-        return image
-    size = shape or (max(1, round(image.shape[1] * factor)), max(1, round(image.shape[2] * factor)))
-    method = cv2.INTER_LINEAR if (factor > 1) == (shape is None) else cv2.INTER_AREA
-    return np.stack([cv2.resize(plane, size[::-1], interpolation=method) for plane in image])

@@ -10,7 +10,7 @@ import pandas as pd
 
 from ..datamodules.layouts import TableError
 from ..imaging.artefacts import artefact_mask
-from ..imaging.io import SUFFIXES, ImageError, read_image, read_labels
+from ..imaging.io import SUFFIXES, ImageError, read_header, read_image, read_labels
 from ..imaging.masks import dilate
 
 
@@ -39,7 +39,20 @@ class Masks:
         self.factor, self.floor, self.dilation = factor, floor, dilation
 
     def bind(self, index: pd.DataFrame, channel: str) -> list[dict[str, Any]]:
-        """Where each row's mask comes from, {"kind", "path"}; every file is known to exist. Raises TableError."""
+        """Where each row's mask comes from, {"kind", "path"}; every file has its image's size.
+
+        Raises TableError or ImageError before anything is restored.
+        """
+        sources = self._sources(index, channel)
+        for source, image in zip(sources, index[f"image_{channel}"], strict=True):
+            sizes = read_header(source["path"]).shape, read_header(image).shape
+            if sizes[0] != sizes[1]:
+                raise ImageError(
+                    f"{source['path']}: mask is {sizes[0]} and its image {sizes[1]} (Y X); make them one size"
+                )
+        return sources
+
+    def _sources(self, index: pd.DataFrame, channel: str) -> list[dict[str, Any]]:
         if self.artefacts:
             column, kind = f"image_{self.artefacts}", "artefact channel"
         elif self.folder:
@@ -71,12 +84,10 @@ class Masks:
             )
         return columns[0]
 
-    def read(self, source: dict[str, Any], shape: tuple[int, int]) -> np.ndarray:
-        """The mask of one field, uint8 Y X, 1 = to be restored. Raises ImageError where its size is not the image's."""
+    def read(self, source: dict[str, Any]) -> np.ndarray:
+        """The mask of one field, uint8 Y X, 1 = to be restored."""
         if source["kind"] == "artefact channel":
             mask = artefact_mask(read_image(source["path"], allow_constant=True), self.factor, self.floor)
         else:
             mask = (read_labels(source["path"]) != 0).astype(np.uint8)
-        if mask.shape != shape:
-            raise ImageError(f"{source['path']}: mask is {mask.shape} and its image {shape} (Y X); make them one size")
         return dilate(mask, self.dilation)

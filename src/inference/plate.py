@@ -135,7 +135,7 @@ class PlateRun:
         images = [read_image(path) for path in field.inputs]
         if len({(image.shape, image.dtype) for image in images}) > 1:
             raise TableError(f"the channels of {field.row['id']} differ in size or type: export them alike")
-        return np.stack(images), self.masks.read(source, images[0].shape)
+        return np.stack(images), self.masks.read(source)
 
     def _fit_new_plates(self) -> None:
         """Plates that training did not see get one range each, from the pixels outside the masks of their fields."""
@@ -144,7 +144,10 @@ class PlateRun:
             rows = np.flatnonzero(plates == plate)
             rows = rows[np.linspace(0, len(rows) - 1, min(len(rows), FITTED_FIELDS)).astype(int)]
             for number, channel in enumerate(self.predictor.channels):
-                if channel in self.predictor.scaling.ranges.get(plate, {}):
+                if known := self.predictor.scaling.ranges.get(plate, {}).get(channel):
+                    log.info(
+                        "plate %r, channel %r: scaled from %.0f to %.0f counts, as in training", plate, channel, *known
+                    )
                     continue
                 pairs = (self._read(self.fields[row], self.sources[row]) for row in rows)
                 self.predictor.fit_plate(plate, channel, (image[number][mask == 0] for image, mask in pairs))

@@ -14,8 +14,8 @@ from hydra.utils import instantiate
 
 from ..checkpoint import load_weights, read_checkpoint, trusted_config
 from ..datamodules.scaling import Scaling
-from ..imaging.pixelsize import differs
-from ..imaging.stitch import Stitcher, resize
+from ..imaging.pixelsize import differs, rescale
+from ..imaging.stitch import Stitcher
 
 log = logging.getLogger(__name__)
 
@@ -138,7 +138,7 @@ class Predictor:
     def _restore(self, scaled: np.ndarray, hole: np.ndarray, factor: float) -> np.ndarray:
         """C Y X in [0, 1] with the hole restored, on the grid of `scaled`."""
         shape = hole.shape
-        source, mask = resize(scaled, factor), resize(hole[None].astype(np.float32), factor) > 0
+        source, mask = _resized(scaled, factor), _resized(hole[None].astype(np.float32), factor) > 0
         stitcher = Stitcher(mask[0], self.zoom.size)
         self.model.eval().to(self.device)
         for start in range(0, len(stitcher.windows), self.batch_size):
@@ -155,10 +155,14 @@ class Predictor:
                 predictions = self.model.predict_step(batch, 0)["prediction"].float().cpu().numpy()
             for window, prediction in zip(chosen, predictions, strict=True):
                 stitcher.add(window, prediction)
-        return resize(stitcher.blended(source), factor, shape)
+        return _resized(stitcher.blended(source), 1 / factor, shape)
 
     def _tensor(self, tiles: list[np.ndarray]) -> torch.Tensor:
         return torch.from_numpy(np.stack(tiles)).to(self.device)
+
+
+def _resized(planes: np.ndarray, factor: float, shape: tuple[int, int] | None = None) -> np.ndarray:
+    return planes if factor == 1 else np.stack([rescale(plane, factor, shape=shape) for plane in planes])
 
 
 def load(checkpoint: str | Path, device: str = "auto", batch_size: int = 8) -> Predictor:

@@ -11,14 +11,16 @@ BLOCK_ROWS = 512  # rows whose pairs with all others are held at once
 
 
 @dataclass(frozen=True)
-class Spearman:
-    """Spearman's rank correlation of two columns, ties at their mean rank; a weight counts a row so many times."""
-
+class _Pair:
     x: str
     y: str
 
     def columns(self) -> list[str]:
         return [self.x, self.y]
+
+
+class Spearman(_Pair):
+    """Spearman's rank correlation of two columns, ties at their mean rank; a weight counts a row so many times."""
 
     def __call__(self, table: pd.DataFrame, weights: np.ndarray) -> np.ndarray:
         known, weights = _complete(table, self.columns(), weights)
@@ -32,15 +34,8 @@ class Spearman:
             return (weights * a * b).sum(axis=1) / np.sqrt(square)
 
 
-@dataclass(frozen=True)
-class KendallTauB:
+class KendallTauB(_Pair):
     """Kendall's tau-b of two columns; a weight counts a row so many times, and copies of a row are tied."""
-
-    x: str
-    y: str
-
-    def columns(self) -> list[str]:
-        return [self.x, self.y]
 
     def __call__(self, table: pd.DataFrame, weights: np.ndarray) -> np.ndarray:
         known, weights = _complete(table, self.columns(), weights)

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ..imaging.files import replacing
 from .result import StudyResult
 
 PER_IMAGE = "per_image"  # the long table: Parquet too, and only its beginning in the page
@@ -28,23 +29,25 @@ WIDE_INCHES = 8.0  # wider figures keep their size on a telephone and scroll ins
 def write_report(
     result: StudyResult, folder: str | Path, command: str, config_yaml: str, context: Mapping[str, Any]
 ) -> Path:
-    """Write every table (CSV), figure (PNG) and `report.html` into `folder`, made if absent; return the page's path.
+    """Write tables (CSV), figures (PNG) and `report.html` into `folder`, whole or not at all; return the page's path.
 
     `context` is printed as it comes, in its order: versions, seed, n, machine, time; nested mappings become one line.
     The page holds its pictures and styles, refers to nothing outside and runs no script. Raises OSError if `folder`
     cannot be written.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     for name, table in result.tables.items():
-        table.to_csv(folder / f"{name}.csv", index=False)
+        with replacing(folder / f"{name}.csv") as temporary:
+            table.to_csv(temporary, index=False)
         if name == PER_IMAGE:
-            table.to_parquet(folder / f"{name}.parquet", index=False)
+            with replacing(folder / f"{name}.parquet") as temporary:
+                table.to_parquet(temporary, index=False)
     pictures = []
     for name, figure in result.figures.items():
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=160)
-        (folder / f"{name}.png").write_bytes(buffer.getvalue())
+        with replacing(folder / f"{name}.png") as temporary:
+            temporary.write_bytes(buffer.getvalue())
         pictures.append(
             {
                 "name": name,
@@ -63,21 +66,20 @@ def write_report(
         template
     )
     path = folder / "report.html"
-    path.write_text(
-        page.render(
-            title=result.title,
-            verdict=result.verdict,
-            main=tables[0],
-            tables=tables[1:],
-            figures=pictures,
-            gallery=gallery,
-            notes=result.notes,
-            command=command,
-            config=config_yaml,
-            context={key: _one_line(value) for key, value in context.items()},
-        ),
-        encoding="utf-8",
+    text = page.render(
+        title=result.title,
+        verdict=result.verdict,
+        main=tables[0],
+        tables=tables[1:],
+        figures=pictures,
+        gallery=gallery,
+        notes=result.notes,
+        command=command,
+        config=config_yaml,
+        context={key: _one_line(value) for key, value in context.items()},
     )
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
     return path
 
 

@@ -76,11 +76,13 @@ class RestoreOrExclude(Study):
         self.n_bootstrap, self.seed = n_bootstrap, seed
 
     def check(self, datamodule: Any) -> None:
-        """Refuses data without test fields, or with several channels, of which nuclei are measured in the first."""
+        """Refuses data without test fields or a range to invert, or with several channels (nuclei are in the first)."""
         if len(datamodule.channels) != 1:
             raise ValueError(
                 f"restore_or_exclude measures nuclei in one channel, data.channels are {datamodule.channels}: name one"
             )
+        if datamodule.scaling.kind == "paper":
+            raise ValueError("restore_or_exclude needs camera counts back, which data.scaling=paper keeps no range for")
         if not (datamodule.index["split"] == "test").any():
             raise ValueError("the data have no test fields: give data.fractions or the index's split column some")
 
