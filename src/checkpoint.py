@@ -17,7 +17,7 @@ OWN = "use a checkpoint written by phenokeep"
 DEEPEST = 50  # levels of a config; ours have six
 NODE_KEYS = ("_target_", "_convert_", "_recursive_")
 # What each command composes for itself: where it writes, and what it does.
-COMPOSED_ANEW = ("callbacks", "logger", "output_dir", "ckpt_path", "init_from", "fit", "test")
+COMPOSED_ANEW = ("callbacks", "logger", "output_dir", "ckpt_path", "fit", "test")
 
 
 class CheckpointError(ValueError):

@@ -62,8 +62,8 @@ def train(cfg: DictConfig) -> dict[str, float]:
         log.warning(
             "%s holds an earlier run, which this one replaces; ckpt_path=last would go on from it", cfg.output_dir
         )
-    for part, path in (cfg.init_from or {}).items():
-        _warm_start(model, part, path)
+    if not saved:
+        _warm_start(model)
     loggers = _loggers(cfg)
     trainer = _trainer(cfg, _callbacks(cfg), loggers)
     results: dict[str, float] = {}
@@ -154,9 +154,10 @@ def _build(cfg: DictConfig, scaling: dict[str, Any] | None) -> tuple[Any, Any]:
     options = {"scaling_state": scaling} if scaling else {}
     model = instantiate(cfg.model, _convert_="all") if cfg.get("model") else None
     datamodule = instantiate(cfg.data, **options, _convert_="all")
-    if model and len(cfg.data.channels) != cfg.model.channels:
+    if model and len(cfg.data.channels) != cfg.model.in_channels:
         raise ValueError(
-            f"data.channels are {list(cfg.data.channels)} and model.channels is {cfg.model.channels}: they must agree"
+            f"data.channels are {list(cfg.data.channels)} and model.in_channels is {cfg.model.in_channels}: "
+            "they must agree"
         )
     datamodule.prepare_data()
     datamodule.setup()
@@ -182,7 +183,7 @@ def _stopped(error: Exception, trainer: pl.Trainer) -> Exception:
             left, good = str(damage), None
     if isinstance(error, NotFinite):
         parts = [f"{name}: {good}" for name, part in trainer.lightning_module.named_children() if part.state_dict()]
-        weights = f" from its weights (init_from={{{', '.join(parts)}}})" if good else ""
+        weights = f" from its weights (model.init_from={{{', '.join(parts)}}})" if good else ""
         return NotFinite(
             f"{error}. {left}. Look at these images; going on unchanged would end here again, so train{weights} with a "
             "lower learning rate"
@@ -192,13 +193,18 @@ def _stopped(error: Exception, trainer: pl.Trainer) -> Exception:
     return OSError(f"training stopped: {error} ({trainer.default_root_dir} has {free:.1f} MB free). {left}: {mend}")
 
 
-def _warm_start(model: pl.LightningModule, part: str, path: str) -> None:
-    """Takes the weights of one part of the model from another run's checkpoint."""
-    if not hasattr(model, part):
-        raise CheckpointError(f"init_from names {part!r}, which {type(model).__name__} does not have")
-    state = read_checkpoint(path)["state_dict"]
-    weights = {key.removeprefix(f"{part}."): value for key, value in state.items() if key.startswith(f"{part}.")}
-    load_weights(getattr(model, part), weights, path)
+def _warm_start(model: Any) -> None:
+    """Takes the first weights from another run's checkpoint, all of them or part by part: `model.init_from`."""
+    source = getattr(model, "init_from", None) or {}
+    if isinstance(source, str):
+        load_weights(model, read_checkpoint(source)["state_dict"], source)
+        return
+    for part, path in source.items():
+        if not hasattr(model, part):
+            raise CheckpointError(f"model.init_from names {part!r}, which {type(model).__name__} does not have")
+        state = read_checkpoint(path)["state_dict"]
+        weights = {key.removeprefix(f"{part}."): value for key, value in state.items() if key.startswith(f"{part}.")}
+        load_weights(getattr(model, part), weights, path)
 
 
 def _callbacks(cfg: DictConfig) -> list[pl.Callback]:

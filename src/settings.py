@@ -20,7 +20,6 @@ TOP: dict[str, Any] = {
     "test": bool,
     "ckpt_path": str | None,
     "least_size": Annotated[int, Field(ge=1)],
-    "init_from": dict[str, str] | None,
     "name": str | None,
     "plate": str | None,
     "runs": str,

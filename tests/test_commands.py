@@ -99,7 +99,7 @@ def test_good_plate_trains_and_a_missing_or_empty_one_is_named(run, own, tmp_pat
         ("ckpt_path=last", "nothing to go on from"),
         ("ckpt_path=/nowhere.ckpt", "/nowhere.ckpt"),
         ("data.batch_size=5000", "data.batch_size"),
-        ("init_from={net: /nowhere.ckpt}", "/nowhere.ckpt"),
+        ("model.init_from={net: /nowhere.ckpt}", "/nowhere.ckpt"),
     ],
 )
 def test_misspelt_or_impossible_settings(argument, hint, run, small, tmp_path):

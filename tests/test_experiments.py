@@ -14,7 +14,7 @@ CONFIGS = Path(phenokeep.configs.__path__[0])
 
 @pytest.mark.parametrize("name", sorted(choices("experiment")))
 def test_experiment_takes_a_step(name, config):
-    results = train(config(f"experiment={name}", "init_from=null", "data=virtual"))
+    results = train(config(f"experiment={name}", "model.init_from=null", "data=virtual"))
     losses = [value for key, value in results.items() if key.startswith("train/")]
     assert losses
     assert all(math.isfinite(value) for value in losses)

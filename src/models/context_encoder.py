@@ -22,18 +22,17 @@ class ContextEncoder(Adversarial):
 
     def __init__(
         self,
-        channels: int = 1,
+        in_channels: int = 1,
         bottleneck: int = 4000,
         hole_value: float = 0.0,
         known_weight: float = 10.0,
         generator_lr: float = 2e-3,
         discriminator_lr: float = 2e-4,
-        betas: tuple[float, float] = (0.5, 0.999),
-        weights: dict[str, dict[str, float]] | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(generator_lr, discriminator_lr, betas, weights)
-        self.generator = Generator(channels, bottleneck)
-        self.discriminator = Discriminator(channels)
+        super().__init__(generator_lr, discriminator_lr, **options)
+        self.generator = Generator(in_channels, bottleneck)
+        self.discriminator = Discriminator(in_channels)
         self.hole_value, self.known_weight = hole_value, known_weight
 
     def forward(self, source: Tensor, mask: Tensor) -> Tensor:

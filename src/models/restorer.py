@@ -13,22 +13,24 @@ from .nets.unet import UNet
 class Restorer(pl.LightningModule):
     """A U-Net that sees the image with its hole and the hole's mask, trained with an L2 loss.
 
-    The mean squared error is taken inside the hole and, weighted by `known_weight`, outside it. `channels` is the
-    number of image channels. Evaluation returns the composite in [0, 1] as `prediction`.
+    The mean squared error is taken inside the hole and, weighted by `known_weight`, outside it. `in_channels` is the
+    number of image channels; `init_from` names a checkpoint to take the first weights from. Evaluation returns the
+    composite in [0, 1] as `prediction`.
     """
 
     def __init__(
         self,
-        channels: int = 1,
+        in_channels: int = 1,
         widths: tuple[int, ...] = (16, 32, 64, 128, 128),
         lr: float = 2e-3,
         known_weight: float = 0.1,
+        init_from: str | dict[str, str] | None = None,
     ) -> None:
         super().__init__()
         # Channels-last memory is the faster layout for convolutions on CPUs and GPUs alike.
-        self.net = UNet(channels + 1, channels, tuple(widths))
+        self.net = UNet(in_channels + 1, in_channels, tuple(widths))
         self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.lr, self.known_weight = lr, known_weight
+        self.lr, self.known_weight, self.init_from = lr, known_weight, init_from
 
     def forward(self, source: Tensor, mask: Tensor) -> Tensor:
         """Source B C Y X in [0, 1] and mask B 1 Y X to the raw restoration B C Y X."""
@@ -52,7 +54,7 @@ class Restorer(pl.LightningModule):
         if planned != asked:
             raise ValueError(
                 f"the learning rate of this run was planned for {planned} steps, not {asked}: go on with the same "
-                "length, batch size and data, or start a new run from these weights with init_from={net: ...}"
+                "length, batch size and data, or start a new run from these weights with model.init_from={net: ...}"
             )
 
     def configure_optimizers(self) -> Any:

@@ -1,0 +1,69 @@
+"""Spectral normalisation with the parameter names of the published networks."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import conv2d, conv_transpose2d, normalize
+
+
+class _Spectral(nn.Module):
+    """A convolution whose weight is divided by its largest singular value (Miyato et al. 2018, algorithm 1).
+
+    The weight is the parameter `weight_orig`, the singular vectors are the buffers `weight_u` and `weight_v`: the names
+    of torch.nn.utils.spectral_norm, under which weights are published. Training makes one power iteration per forward
+    pass, unless `frozen` (a pass that is made a second time); evaluation makes none. All of it stays in float32
+    under autocast. `outputs` is the weight's axis of output channels.
+    """
+
+    outputs = 0
+    weight_u: Tensor
+    weight_v: Tensor
+
+    def __init__(self, weight: Tensor, bias: bool, channels: int, options: dict[str, int]) -> None:
+        super().__init__()
+        self.weight_orig = nn.Parameter(weight)
+        self.bias = nn.Parameter(torch.zeros(channels)) if bias else None
+        self.options, self.frozen = options, False
+        rows, columns = self._matrix(weight).shape
+        self.register_buffer("weight_u", normalize(torch.randn(rows), dim=0))
+        self.register_buffer("weight_v", normalize(torch.randn(columns), dim=0))
+
+    def _matrix(self, weight: Tensor) -> Tensor:
+        return weight.transpose(0, self.outputs).flatten(1)
+
+    def weight(self) -> Tensor:
+        """The normalised weight, float32."""
+        with torch.autocast(self.weight_orig.device.type, enabled=False):
+            matrix = self._matrix(self.weight_orig)
+            if self.training and not self.frozen:
+                with torch.no_grad():
+                    self.weight_v.copy_(normalize(matrix.T @ self.weight_u, dim=0))
+                    self.weight_u.copy_(normalize(matrix @ self.weight_v, dim=0))
+            # Copies: a second pass of the same step changes the buffers before the first one's gradient is taken.
+            sigma = torch.dot(self.weight_u.clone(), matrix @ self.weight_v.clone())
+            return self.weight_orig / sigma
+
+
+class SpectralConv2d(_Spectral):
+    """A convolution `B inputs Y X` to `B outputs Y' X'` under spectral normalisation."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, bias: bool = True, **options: int) -> None:
+        weight = torch.empty(outputs, inputs, kernel, kernel)
+        nn.init.kaiming_uniform_(weight)
+        super().__init__(weight, bias, outputs, options)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return conv2d(x, self.weight(), self.bias, **self.options)  # type: ignore[arg-type]
+
+
+class SpectralConvTranspose2d(_Spectral):
+    """A transposed convolution `B inputs Y X` to `B outputs Y' X'` under spectral normalisation."""
+
+    outputs = 1
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, bias: bool = True, **options: int) -> None:
+        weight = torch.empty(inputs, outputs, kernel, kernel)
+        nn.init.kaiming_uniform_(weight)
+        super().__init__(weight, bias, outputs, options)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return conv_transpose2d(x, self.weight(), self.bias, **self.options)  # type: ignore[arg-type]
