@@ -26,11 +26,13 @@ from .inference.inputs import read_inputs
 from .inference.plate import PlateRun
 from .inference.predictor import Predictor, load
 from .inference.provenance import run_record
-from .models import Fill
+from .methods import Methods
+from .models.speed import hasten
 from .settings import check_settings
 from .studies.predicted import restored_report
 from .studies.publish import publish
 from .studies.subject import Study, Subject
+from .warmstart import warm_start
 
 log = logging.getLogger(__name__)
 # Warnings of libraries about things that are as they should be here.
@@ -41,6 +43,7 @@ HARMLESS = (
     "treespec, LeafSpec",
     "when logging on epoch level in distributed setting",  # the metrics are summed over processes already
     "`broadcast_buffers` is deprecated",
+    "in eval mode at the start of training",  # a frozen network
 )
 
 
@@ -52,10 +55,12 @@ def train(cfg: DictConfig) -> dict[str, float]:
     """
     _prepare(cfg, "data", "model", "trainer")
     resume, saved = _resume(cfg)
-    datamodule, model = _build(cfg, saved["scaling"] if saved else None)
+    datamodule, model = _build(cfg, saved["scaling"] if saved else None, compiled=cfg.compile and cfg.fit)
     study = instantiate(cfg.study, _convert_="all") if cfg.test else None
     if study:
         study.check(datamodule)
+        if unfinished := getattr(model, "unfinished", None):
+            raise ValueError(f"test=true: {unfinished}")
     if saved:
         load_weights(model, saved["state_dict"], str(resume))  # an error before training, where they do not fit
     elif cfg.fit and (Path(cfg.output_dir) / "last.ckpt").exists():
@@ -63,7 +68,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
             "%s holds an earlier run, which this one replaces; ckpt_path=last would go on from it", cfg.output_dir
         )
     if not saved:
-        _warm_start(model)
+        warm_start(model)
     loggers = _loggers(cfg)
     trainer = _trainer(cfg, _callbacks(cfg), loggers)
     results: dict[str, float] = {}
@@ -149,7 +154,7 @@ def _prepare(cfg: DictConfig, *needs: str) -> None:
     check_writable(cfg.output_dir)
 
 
-def _build(cfg: DictConfig, scaling: dict[str, Any] | None) -> tuple[Any, Any]:
+def _build(cfg: DictConfig, scaling: dict[str, Any] | None, compiled: bool = False) -> tuple[Any, Any]:
     """The DataModule, its data checked, and the model: whatever is wrong with either is found before training."""
     options = {"scaling_state": scaling} if scaling else {}
     model = instantiate(cfg.model, _convert_="all") if cfg.get("model") else None
@@ -159,6 +164,8 @@ def _build(cfg: DictConfig, scaling: dict[str, Any] | None) -> tuple[Any, Any]:
             f"data.channels are {list(cfg.data.channels)} and model.in_channels is {cfg.model.in_channels}: "
             "they must agree"
         )
+    if model:
+        hasten(model, cfg.trainer.precision, compiled)
     datamodule.prepare_data()
     datamodule.setup()
     return datamodule, model
@@ -193,20 +200,6 @@ def _stopped(error: Exception, trainer: pl.Trainer) -> Exception:
     return OSError(f"training stopped: {error} ({trainer.default_root_dir} has {free:.1f} MB free). {left}: {mend}")
 
 
-def _warm_start(model: Any) -> None:
-    """Takes the first weights from another run's checkpoint, all of them or part by part: `model.init_from`."""
-    source = getattr(model, "init_from", None) or {}
-    if isinstance(source, str):
-        load_weights(model, read_checkpoint(source)["state_dict"], source)
-        return
-    for part, path in source.items():
-        if not hasattr(model, part):
-            raise CheckpointError(f"model.init_from names {part!r}, which {type(model).__name__} does not have")
-        state = read_checkpoint(path)["state_dict"]
-        weights = {key.removeprefix(f"{part}."): value for key, value in state.items() if key.startswith(f"{part}.")}
-        load_weights(getattr(model, part), weights, path)
-
-
 def _callbacks(cfg: DictConfig) -> list[pl.Callback]:
     return [instantiate(node, _convert_="all") for node in cfg.callbacks.values() if node] + [
         Provenance(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
@@ -228,7 +221,7 @@ def _finish(loggers: list[Any]) -> None:
             logger.finish()
 
 
-def _trainer(cfg: DictConfig, callbacks: list[pl.Callback], loggers: list[Any]) -> pl.Trainer:
+def _trainer(cfg: DictConfig, callbacks: list[pl.Callback], loggers: list[Any], **options: Any) -> pl.Trainer:
     metrics = PhenotypeMetrics({name: instantiate(node, _convert_="all") for name, node in cfg.metrics.items() if node})
     return instantiate(
         cfg.trainer,
@@ -238,6 +231,7 @@ def _trainer(cfg: DictConfig, callbacks: list[pl.Callback], loggers: list[Any]) 
         default_root_dir=cfg.output_dir,
         enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
         enable_model_summary=False,
+        **options,
         _convert_="all",
     )
 
@@ -248,16 +242,17 @@ def _judge(
     """Runs the study over the test split and writes its tables, figures and report into the run's folder."""
     results: dict[str, float] = {}
     effort = saved["effort"] if saved else {}
-    seen = set(saved["trained_on"] if saved else ()) & set(datamodule.groups("test"))
-    if seen:
-        log.warning("leaky split: %d of the test wells were seen in training (%s ...)", len(seen), min(seen))
+    methods = Methods(model, datamodule, cfg.ckpt_path, saved)
 
-    def judge(name: str | None) -> pd.DataFrame:
-        module = model if name is None else Fill(name)
-        trainer = _trainer(cfg, [RichProgressBar()], loggers if name is None else [])
+    def judge(name: str | None, samples: Any = None) -> pd.DataFrame:
+        logged = name is None and samples is None
+        # What a study brings is judged whole.
+        whole = {} if samples is None else {"limit_test_batches": 1.0}
+        trainer = _trainer(cfg, [RichProgressBar()], loggers if logged else [], **whole)
         log.info("judging %s", name or type(model).__name__)
-        metrics = trainer.test(module, datamodule=datamodule, verbose=False)[0]
-        if name is None:
+        data = datamodule if samples is None else datamodule.showing(samples)
+        metrics = trainer.test(methods.module(name), datamodule=data, verbose=False)[0]
+        if logged:
             results.update(metrics)
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
         table = next(callback.table for callback in callbacks if isinstance(callback, PhenotypeMetrics))
@@ -266,13 +261,14 @@ def _judge(
     def example(ids: list[str]) -> dict[str, dict[str, Any]]:
         batch = datamodule.samples("test", ids)
         with torch.inference_mode():
-            batch["prediction"] = model.cpu().eval().test_step(batch, 0)["prediction"]
+            batch["prediction"] = methods.module(None).cpu().test_step(batch, 0)["prediction"]
         names = ("source", "mask", "prediction", "target")
         return {id_: {name: batch[name][row, 0].numpy() for name in names} for row, id_ in enumerate(batch["id"])}
 
-    subject = Subject(datamodule, leaky_split=datamodule.leaky_split or bool(seen))
+    subject = Subject(datamodule, leaky_split=datamodule.leaky_split or methods.origin(None).leaky)
     if model:
         subject.judge, subject.example = judge, example
+        subject.module, subject.origin = methods.module, methods.origin
         if datamodule.scaling.kind == "plate":
             subject.predictor = Predictor(model, datamodule.scaling, OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
     started = time.monotonic()

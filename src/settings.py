@@ -18,6 +18,7 @@ TOP: dict[str, Any] = {
     "seed": Annotated[int, Field(ge=0, lt=2**32)],
     "fit": bool,
     "test": bool,
+    "compile": bool,
     "ckpt_path": str | None,
     "least_size": Annotated[int, Field(ge=1)],
     "name": str | None,

@@ -24,16 +24,17 @@ class Best(ModelCheckpoint):
 class Last(Checkpoint):
     """`last.ckpt`: where training stands, every `every_n_steps` steps, after each epoch and on Ctrl-C.
 
-    The one before it is kept as `previous.ckpt`, where it is of the same run and was good. The first Ctrl-C finishes
-    the batch (or the validation), saves and stops; the second stops at once. Lightning calls a Checkpoint after all
-    other callbacks, in the config's order: what is saved holds what they and Best made of the epoch.
+    It is written after a step alone, never while gradients of several batches are being added up. The one before it
+    is kept as `previous.ckpt`, where it is of the same run and was good. The first Ctrl-C finishes the step (or the
+    validation), saves and stops; the second stops at once. Lightning calls a Checkpoint after all other callbacks, in
+    the config's order: what is saved holds what they and Best made of the epoch.
     """
 
     def __init__(self, folder: str, every_n_steps: int = 500) -> None:
         self.path, self.every_n_steps = Path(folder) / "last.ckpt", every_n_steps
         self.previous = self.path.with_name("previous.ckpt")
         self.good: Path | None = None  # what this run wrote last or, before that, went on from
-        self._interrupted = False
+        self._interrupted, self._step = False, 0
         self._handler: Any = None
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -44,9 +45,14 @@ class Last(Checkpoint):
     def _on_interrupt(self, *_: Any) -> None:
         self._interrupted = True
         signal.signal(signal.SIGINT, self._handler)
-        log.info("finishing this batch, or the validation under way, and saving; Ctrl-C again stops at once")
+        log.info("finishing this step, or the validation under way, and saving; Ctrl-C again stops at once")
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        self._step = trainer.global_step
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        if trainer.global_step == self._step:
+            return  # the gradient waits for further batches
         stop = trainer.strategy.reduce_boolean_decision(self._interrupted, all=False)
         if trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
             return  # a validation may follow, which a run resumed from here would leave out
@@ -96,7 +102,7 @@ class Provenance(pl.Callback):
         checkpoint["scaling"] = data.scaling.state()
         checkpoint["trained_on"] = data.groups("train", "val")
         checkpoint["effort"] = {
-            "samples": trainer.global_step * data.batch_size * trainer.world_size,
+            "samples": (trainer.fit_loop.total_batch_idx + 1) * data.batch_size * trainer.world_size,
             "seconds": self._seconds_before + time.monotonic() - self._started,
         }
 

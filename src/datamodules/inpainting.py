@@ -1,5 +1,6 @@
 """Fields of view with holes: patches, masks and scaling for models that restore what is missing."""
 
+import copy
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ import pandas as pd
 import pytorch_lightning as pl
 import torch.distributed as dist
 from rich.progress import track
+from torch.utils.data import Dataset
 
 from ..imaging.io import ImageError
 from ..imaging.pixelsize import differs
@@ -17,7 +19,7 @@ from ..imaging.tiles import Zoom, is_blank
 from .checks import check_images, drop_bad
 from .layouts import TableError
 from .overlaps import join_families
-from .patches import FieldReader, MaskMaker, Patches, collate
+from .patches import EdgeMaker, FieldReader, MaskMaker, Patches, collate
 from .platemap import join_plate_map, read_plate_map
 from .sampling import EpochSampler, ResumableLoader
 from .scaling import Scaling
@@ -35,6 +37,7 @@ class Inpainting(pl.LightningDataModule):
     (`Scaling.state`). With `rescale`, fields whose pixel size differs from training's are resampled to it; `index` then
     gives the pixel size of the fields as `reader` reads them. `plate_map` is a CSV of what is in each well
     (datamodules/platemap.py). `on_bad_image="skip"` leaves fields with unusable images out; `skipped` lists them.
+    `edges` (imaging/edges.py) adds an edge map to every sample, made once, where the sample is.
 
     Raises TableError or ImageError, naming the file and the mend, before any training.
     """
@@ -58,6 +61,7 @@ class Inpainting(pl.LightningDataModule):
         rescale: bool = False,
         plate_map: str | None = None,
         on_bad_image: str = "stop",
+        edges: EdgeMaker | None = None,
         scaling_state: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -76,7 +80,7 @@ class Inpainting(pl.LightningDataModule):
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self.keep_blank, self.augment, self.val_bands = keep_blank, augment, val_bands
         self.pixel_size, self.rescale = pixel_size, rescale
-        self.plate_map, self.on_bad_image = plate_map, on_bad_image
+        self.plate_map, self.on_bad_image, self.edges = plate_map, on_bad_image, edges
         self.scaling = Scaling(**(scaling_state or {"kind": scaling}))
         self.index: pd.DataFrame | None = None
         self._windows: dict[str, list[tuple[int, int, int]]] = {}
@@ -206,7 +210,14 @@ class Inpainting(pl.LightningDataModule):
             augment=self.augment if train else None,
             train=train,
             bands=self.val_bands if split == "val" else None,
+            edges=self.edges,
         )
+
+    def showing(self, samples: Dataset) -> "Inpainting":
+        """The same data with other test samples: a dataset indexed by (epoch, number)."""
+        other = copy.copy(self)
+        other.patches = lambda split: samples  # type: ignore[method-assign, assignment, return-value]
+        return other
 
     def samples(self, split: str, ids: Sequence[str]) -> dict[str, Any]:
         """The batch of the named samples of the validation or test split, in the order of `ids`."""

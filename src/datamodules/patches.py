@@ -20,6 +20,8 @@ from .scaling import Scaling
 # Fields kept in memory per process; a 2160 x 2160 field of 16 bit is 9 MB.
 CACHED_FIELDS = 64
 
+EdgeMaker = Callable[..., np.ndarray]  # image Y X C and rng to edges Y X: see imaging/edges.py
+
 
 class MaskMaker(Protocol):
     """What draws holes: see imaging/masks.py."""
@@ -85,6 +87,8 @@ class Patches(Dataset):
     Everything random (jitter of the window, augmentation, hole) is drawn from (seed, epoch, index) when training and
     from (seed, id) otherwise, so that a resumed run and a second evaluation see the same samples. Not training, every
     patch stands once per area band of the masks and carries a `donor`, the same window of a field of another well.
+    `edges` adds the edge map of the whole patch. Raises ValueError for a training patch whose mask covers nothing or
+    everything.
     """
 
     def __init__(
@@ -98,10 +102,11 @@ class Patches(Dataset):
         augment: Callable[..., Any] | None = None,
         train: bool = False,
         bands: Sequence[tuple[float, float]] | None = None,
+        edges: EdgeMaker | None = None,
     ) -> None:
         self.reader, self.windows, self.zoom = reader, list(windows), zoom
         self.scaling, self.masks, self.seed = scaling, masks, seed
-        self.augment, self.train = augment, train
+        self.augment, self.train, self.edges = augment, train, edges
         # Masks without bands are drawn once per patch, whatever their area.
         self.bands: list[tuple[float, float] | None] = [*(masks.bands if bands is None else bands)] or [None]
 
@@ -132,6 +137,11 @@ class Patches(Dataset):
         if self.augment is not None:
             image, objects = self._augmented(image, objects, rng)
         mask = self.masks.draw(rng, image.shape[:2], band)
+        if self.train and (not mask.any() or mask.all()):
+            raise ValueError(
+                f"{name}: the mask covers {'every pixel' if mask.any() else 'no pixel'}, so there is nothing to learn "
+                f"(epoch {epoch}); set data.masks.bands to shares between 0 and 1, or lower data.masks.dilation"
+            )
 
         item: dict[str, Any] = {"id": name, "group": str(self.reader.index["group"].iloc[row])}
         item["source"] = item["target"] = _tensor(image)
@@ -142,6 +152,8 @@ class Patches(Dataset):
             item["objects"] = torch.from_numpy(np.ascontiguousarray(objects[None].astype(np.int32)))
         if not self.train:
             item["donor"] = _tensor(self._cut(self._donor(row, rng), y, x))
+        if self.edges is not None:
+            item["edges"] = _tensor(self.edges(image, rng)[..., None])
         return item
 
     def _jitter(self, row: int, y: int, x: int, rng: np.random.Generator) -> tuple[int, int]:

@@ -1,6 +1,7 @@
 """Metrics of images: a plain function with the equation, and a torchmetrics.Metric beside it."""
 
 from .base import ImageMetric
+from .edges import EdgeMatch, edge_match
 from .nuclei import MatchedNuclei, matched_nuclei
 from .pixels import HoleErrors, hole_errors
 from .reconstruction import PhIRM, phirm
@@ -10,12 +11,14 @@ __all__ = [
     "AreaDifference",
     "ArtefactDifference",
     "CountDifference",
+    "EdgeMatch",
     "HoleErrors",
     "ImageMetric",
     "IntegratedIntensity",
     "MatchedNuclei",
     "PhIRM",
     "Term",
+    "edge_match",
     "hole_errors",
     "matched_nuclei",
     "phirm",

@@ -1,61 +1,85 @@
-"""Context Encoder for random regions, on one to N channels."""
+"""Context Encoder on one to N channels: for random regions, and the two published variants."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits
 
 from .adversarial import Adversarial
+from .context_encoder_variants import Boyuan, Erik, RandomRegion, Variant
 from .holes import hide, paste
-from .nets.context_encoder import Discriminator, Generator
 
 
 class ContextEncoder(Adversarial):
-    """Draws the whole image from what surrounds the hole (Pathak et al. 2016; the published random-region training).
+    """Draws what a hole hides from what surrounds it (Pathak et al. 2016).
 
-    The networks work in [-1, 1]; the hole is filled with `hole_value` (of [0, 1]). Generator's terms: `adversarial`,
-    the discriminator's binary cross-entropy, and `reconstruction`, the mean squared error over the whole image with
-    the known region weighted by `known_weight`; published weights 0.001 and 0.999. The published learning rates are
-    2e-3 for the generator and 2e-4 for the discriminator. Evaluation returns the composite in [0, 1] as `prediction`.
+    `variant` random_region draws the whole image, for any hole. The published variants are there for their weights
+    and fill what their layers allow: boyuan the centre 64x64 px of a 128x128 patch, erik one square of half the side.
+
+    The networks work in [-1, 1]; `hole_value` (of [0, 1], one or one per channel) lies under the hole, and None is the
+    variant's own. Generator's terms: `adversarial` and `reconstruction`, for random_region and boyuan the
+    discriminator's binary cross-entropy and a mean squared error in which the known region, or the outer `overlap` px
+    of the centre, counts `known_weight` times; for erik least squares and a mean absolute error. `norm_eps` is erik's.
+    Evaluation returns the composite in [0, 1] as `prediction`.
+
+    Raises ValueError for a hole that the variant cannot fill, with those it can.
     """
+
+    published: dict[str, str]
+    hole: Tensor
 
     def __init__(
         self,
         in_channels: int = 1,
+        variant: Literal["random_region", "boyuan", "erik"] = "random_region",
         bottleneck: int = 4000,
-        hole_value: float = 0.0,
+        hole_value: float | Sequence[float] | None = None,
         known_weight: float = 10.0,
+        overlap: int = 4,
+        norm_eps: float = 0.8,
         generator_lr: float = 2e-3,
         discriminator_lr: float = 2e-4,
         **options: Any,
     ) -> None:
         super().__init__(generator_lr, discriminator_lr, **options)
-        self.generator = Generator(in_channels, bottleneck)
-        self.discriminator = Discriminator(in_channels)
-        self.hole_value, self.known_weight = hole_value, known_weight
+        variants: dict[str, Variant] = {
+            "random_region": RandomRegion(known_weight),
+            "boyuan": Boyuan(known_weight, overlap),
+            "erik": Erik(norm_eps),
+        }
+        self.variant = variants[variant]
+        self.generator, self.discriminator = self.variant.networks(in_channels, bottleneck)
+        parts = () if variant == "random_region" else ("generator", "discriminator")
+        self.published = {part: f"context_encoder/{variant}_{part}" for part in parts}
+        hole = self.variant.hole if hole_value is None else torch.tensor(hole_value).flatten().tolist()
+        if hole_value is None and len(hole) != in_channels:
+            hole = [sum(hole) / len(hole)]  # three published values serve other channels by their mean
+        if len(hole) not in (1, in_channels):
+            raise ValueError(f"model.hole_value is {hole_value} for {in_channels} channels: give one value, or as many")
+        self.register_buffer("hole", torch.tensor(hole).view(1, -1, 1, 1), persistent=False)
 
     def forward(self, source: Tensor, mask: Tensor) -> Tensor:
-        """Source B C Y X in [0, 1] and mask B 1 Y X to the whole image B C Y X in [-1, 1]."""
-        return self.generator(2 * hide(source, mask, self.hole_value) - 1)
+        """Source B C Y X in [0, 1] and mask B 1 Y X to the variant's region B C y x in [-1, 1]."""
+        hidden = hide(source, mask) + self.hole * mask
+        return self.variant.draw(self.generator, 2 * hidden - 1, mask)
 
     def discriminator_loss(self, batch: dict[str, Any], raw: Tensor) -> dict[str, Tensor]:
-        real, fake = self.discriminator(2 * batch["target"] - 1), self.discriminator(raw)
-        return {
-            "real": binary_cross_entropy_with_logits(real, torch.ones_like(real)),
-            "fake": binary_cross_entropy_with_logits(fake, torch.zeros_like(fake)),
-        }
+        target = self.variant.region(2 * batch["target"] - 1, batch["mask"])
+        judged = {"real": target, "fake": raw}
+        scores = {name: self.variant.scores(self.discriminator, image) for name, image in judged.items()}
+        return {name: self.variant.adversarial(score, name == "real", True) for name, score in scores.items()}
 
     def generator_loss(self, batch: dict[str, Any], raw: Tensor) -> dict[str, Tensor]:
-        fake = self.discriminator(raw)
-        weight = batch["mask"] + self.known_weight * (1 - batch["mask"])
+        target = self.variant.region(2 * batch["target"] - 1, batch["mask"])
         return {
-            "adversarial": binary_cross_entropy_with_logits(fake, torch.ones_like(fake)),
-            "reconstruction": (weight * (raw - (2 * batch["target"] - 1)).square()).mean(),
+            "adversarial": self.variant.adversarial(self.variant.scores(self.discriminator, raw), True, False),
+            "reconstruction": self.variant.reconstruction(raw.float(), target, batch["mask"]),
         }
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        raw = (self(batch["source"], batch["mask"]).float() + 1) / 2
-        return {"prediction": paste(raw, batch["source"], batch["mask"]), "raw": raw}
+        source, mask = batch["source"], batch["mask"]
+        raw = self.variant.placed((self(source, mask).float() + 1) / 2, source, mask)
+        return {"prediction": paste(raw, source, mask), "raw": raw}
 
     test_step = predict_step = validation_step

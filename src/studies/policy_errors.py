@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from .judged import ALPHA
 from .policies import READOUTS, Tally, readouts
-from .restoration import ALPHA
 from .statistics import Difference, Ratio, Statistic, hierarchical_bootstrap, holm, paired_bootstrap
 
 KEEP, EXCLUDE, RESTORE, DROP = "keep ({})", "exclude", "restore ({})", "drop the field"

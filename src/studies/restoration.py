@@ -10,15 +10,21 @@ import pandas as pd
 
 from ..imaging.masks import PAPER_BANDS
 from .figures import example_pictures, score_against_bands
+from .judged import (
+    FEW_WELLS,
+    SCORES,
+    beside,
+    by_band,
+    comparison_table,
+    count,
+    label_of,
+    number,
+    on_identical_images,
+    unit_notes,
+)
 from .result import StudyResult
-from .statistics import Difference, Ratio, hierarchical_bootstrap, holm, mean_of, paired_bootstrap, pooled_f1
+from .statistics import paired_bootstrap
 from .subject import Judge, Study, Subject
-
-SCORES: dict[str, Ratio] = {"PhIRM": mean_of("phirm/phirm"), "rim F1": pooled_f1("nuclei/rim_")}
-BESIDE: dict[str, Ratio] = {"inner F1": pooled_f1("nuclei/inner_"), "all F1": pooled_f1("nuclei/")}
-PIXELS: dict[str, Ratio] = {name: mean_of(f"pixels/{name.lower()}") for name in ("PSNR", "SSIM", "MAE")}
-FEW_WELLS = 8  # where 300 simulated comparisons without a difference (4 images a well) came near 5 %: 7 % had p < 0.05
-ALPHA = 0.05
 
 
 class Restoration(Study):
@@ -66,18 +72,17 @@ class Restoration(Study):
         leaky_split = subject.leaky_split
         images = self._judge_all(subject.judge)
         model = str(images["method"].iloc[0])
-        focus_label = _label(self.focus)
+        focus_label = label_of(self.focus)
         focus = images[images["band"] == focus_label]
         if focus.empty:
             found = f"{images['mask_area'].min():.3f} to {images['mask_area'].max():.3f}"
             raise ValueError(f"no mask covers {focus_label} of its image (areas are {found}): set study.focus_band")
-        bands = self._by_band(images)
-        methods = self._by_method(focus, bands[bands["band"] == focus_label])
+        bands = by_band(images, self.bands, SCORES, self.n_bootstrap, self.seed)
+        methods = bands[bands["band"] == focus_label].drop(columns="band").merge(beside(focus), on="method")
+        methods = methods[[column for column in methods if column not in ("images", "wells")] + ["images", "wells"]]
         comparisons = self._compare(focus, methods, model)
         outside = int(images.loc[images["method"] == model, "band"].isna().sum())
-        size = (
-            f"n = {_count(int(methods['images'].iloc[0]), 'image')} of {_count(int(methods['wells'].iloc[0]), 'well')}"
-        )
+        size = f"n = {count(int(methods['images'].iloc[0]), 'image')} of {count(int(methods['wells'].iloc[0]), 'well')}"
         leaky = " Leaky split." if leaky_split else ""
         few = int(methods["wells"].iloc[0]) < FEW_WELLS
         caveat = f" Fewer than {FEW_WELLS} wells: a hint, not yet a finding." if few else ""
@@ -126,44 +131,8 @@ class Restoration(Study):
             raise ValueError(
                 f"the judged model is itself the baseline {model}: take it out of study.nulls or .classical"
             )
-        tables = []
-        for name, kind in {model: "model", **self.kinds}.items():
-            table = trained if kind == "model" else judge(name)
-            _check(table, name, trained)
-            band = table["mask_area"].round(6).map(self._band_of)  # float32 areas may miss an edge by 1e-8
-            tables.append(table.assign(method=name, kind=kind, band=band))
-        images = pd.concat(tables, ignore_index=True)
-        first = ["method", "kind", "band", "id", "group", "mask_area"]
-        return images[first + [column for column in images.columns if column not in first]]
-
-    def _band_of(self, area: float) -> str | None:
-        for low, high in self.bands:
-            if low <= area < high or (high == self.bands[-1][1] == area):
-                return _label((low, high))
-        return None
-
-    def _by_band(self, images: pd.DataFrame) -> pd.DataFrame:
-        rows = []
-        for band in map(_label, self.bands):
-            for (method, kind), table in images[images["band"] == band].groupby(["method", "kind"], sort=False):
-                row: dict[str, object] = {"band": band, "method": method, "kind": kind}
-                for score, statistic in SCORES.items():
-                    interval = hierarchical_bootstrap(table, statistic, n=self.n_bootstrap, seed=self.seed)
-                    row |= {score: interval.estimate, f"{score} low": interval.low, f"{score} high": interval.high}
-                rows.append(row | {"images": len(table), "wells": table["group"].nunique()})
-        return pd.DataFrame(rows)
-
-    def _by_method(self, focus: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
-        rows = []
-        for method, table in focus.groupby("method", sort=False):
-            ones = np.ones((1, len(table)))
-            row: dict[str, object] = {"method": method}
-            row |= {name: float(statistic(table, ones)[0]) for name, statistic in BESIDE.items()}
-            row["nuclei"] = int((table["nuclei/tp"] + table["nuclei/fn"]).sum())
-            row |= {"lost": int(table["nuclei/fn"].sum()), "invented": int(table["nuclei/fp"].sum())}
-            rows.append(row | {name: float(statistic(table, ones)[0]) for name, statistic in PIXELS.items()})
-        methods = scores.drop(columns="band").merge(pd.DataFrame(rows), on="method")
-        return methods[[column for column in methods if column not in ("images", "wells")] + ["images", "wells"]]
+        tables = {model: trained} | {name: judge(name) for name in self.kinds}
+        return on_identical_images(tables, {model: "model", **self.kinds}, self.bands)
 
     def _compare(self, focus: pd.DataFrame, methods: pd.DataFrame, model: str) -> pd.DataFrame:
         """The model against the best null and the best classical method on each score, Holm over all rows."""
@@ -182,15 +151,7 @@ class Restoration(Study):
                     {"score": score, "against": best, "kind": f"best {kind}", "model": own, "rival": rivals[best]}
                 )
                 differences.append(difference)
-        table = pd.DataFrame(rows, columns=["score", "against", "kind", "model", "rival"])
-        for column, part in (("difference", "estimate"), ("difference low", "low"), ("difference high", "high")):
-            table[column] = [getattr(difference, part) for difference in differences]
-        table["p"] = [difference.p for difference in differences]
-        table["p Holm"] = holm(table["p"].to_numpy(dtype=float))
-        table["verdict"] = [_judgement(d, p) for d, p in zip(differences, table["p Holm"], strict=True)]
-        table["images"] = [difference.rows for difference in differences]
-        table["wells"] = [difference.units for difference in differences]
-        return table
+        return comparison_table(rows, differences, ["score", "against", "kind", "model", "rival"])
 
     def _ranked(self, rows: pd.DataFrame) -> list[tuple[str, str]]:
         """Ids and labels from the model's best image to its worst, leaving out images without rim nuclei if it can."""
@@ -202,7 +163,7 @@ class Restoration(Study):
         for place in np.linspace(count - 1, 0, min(self.pictures, count)).astype(int):
             row = ranked.iloc[place]
             name = names.get(int(place), f"rank {count - place} of {count}")
-            scores = f"rim F1 {_number(row['nuclei/rim_f1'])}\nPhIRM {_number(row['phirm/phirm'])}"
+            scores = f"rim F1 {number(row['nuclei/rim_f1'])}\nPhIRM {number(row['phirm/phirm'])}"
             picked.append((str(row["id"]), f"{name}\n{row['id']}\n{scores}"))
         return picked
 
@@ -212,8 +173,7 @@ class Restoration(Study):
         nulls = comparisons[comparisons["kind"] == "best null fill"].groupby("against", sort=False)["score"]
         best = [f"{name} ({' and '.join(scores)})" for name, scores in nulls]
         notes = [
-            f"The unit is the well (column group): wells are resampled, then images inside wells, {self.n_bootstrap} "
-            f"times with seed {self.seed}; n = {_count(wells, 'well')}.",
+            *unit_notes(wells, self.n_bootstrap, self.seed),
             "Null fills show what a score gives for nothing: background, another field's patch, the hole turned round. "
             "Classical fills continue the intensities at the hole's edge.",
             "PhIRM compares numbers and areas, not places: an image mirrored scores 1, and an invented nucleus pays "
@@ -223,53 +183,17 @@ class Restoration(Study):
         ]
         if leaky_split:
             notes.insert(0, "Leaky split: images of one well are on both sides, so every score here is too good.")
-        if wells == 1:
-            notes.insert(1, "With one well there is no spread between wells, so no interval is given.")
-        elif wells < FEW_WELLS:
-            notes.insert(
-                1,
-                f"With fewer than {FEW_WELLS} wells the intervals are too narrow and p too small: of simulated "
-                "comparisons without a difference, 14 % had p < 0.05 with 4 wells, 24 % with 2.",
-            )
         if best:
             notes.append(
                 f"Best null fill: {', '.join(best)}; chosen by its score on these same images, which favours it."
             )
         if undefined:
             notes.append(
-                f"In the focus band, {_count(undefined, 'image')} had no rim nucleus, true or drawn: no rim F1."
+                f"In the focus band, {count(undefined, 'image')} had no rim nucleus, true or drawn: no rim F1."
             )
         if outside:
-            notes.append(f"{_count(outside, 'image')} with a mask area outside all bands stand in per_image only.")
+            notes.append(f"{count(outside, 'image')} with a mask area outside all bands stand in per_image only.")
         return notes
-
-
-def _check(table: pd.DataFrame, name: str, trained: pd.DataFrame) -> None:
-    needed = {"id", "group", "mask_area", "nuclei/rim_f1"}.union(
-        *(s.columns() for s in (SCORES | BESIDE | PIXELS).values())
-    )
-    missing = sorted(needed - set(table.columns))
-    if missing:
-        raise ValueError(
-            f"the per-image table of {name} lacks {missing}: add their metrics to the config group metrics"
-        )
-    if table["id"].duplicated().any():
-        twice = table["id"][table["id"].duplicated()].iloc[0]
-        raise ValueError(f"{name} judged id {twice!r} twice: give each image and mask its own id")
-    own, first = (t.set_index("id")["mask_area"].astype(float).sort_index() for t in (table, trained))
-    if not own.index.equals(first.index):
-        alone = own.index.symmetric_difference(first.index)
-        raise ValueError(f"{name} and the model were judged on other images (first: {alone[0]!r}): use one test split")
-    if not np.allclose(own, first):
-        worst = (own - first).abs().idxmax()
-        raise ValueError(f"{name} and the model saw other masks (first: {worst!r}): seed the masks by id")
-
-
-def _judgement(difference: Difference, p: float) -> str:
-    clear = p < ALPHA and (difference.low > 0 or difference.high < 0)
-    if not clear:
-        return f"not distinguished, n = {_count(difference.units, 'well')}"
-    return "beats" if difference.estimate > 0 else "worse"
 
 
 def _verdict(comparisons: pd.DataFrame, model: str, band: str, size: str) -> str:
@@ -283,17 +207,5 @@ def _verdict(comparisons: pd.DataFrame, model: str, band: str, size: str) -> str
     ]
     return (
         f"In holes of {band} of the image, {model} {' and '.join(parts)} at redrawing nuclei cut by the hole's edge: "
-        f"rim F1 {_number(rim['model'].iloc[0])} against {' and '.join(map(_number, rim['rival']))} ({size})."
+        f"rim F1 {number(rim['model'].iloc[0])} against {' and '.join(map(number, rim['rival']))} ({size})."
     )
-
-
-def _label(band: tuple[float, float]) -> str:
-    return f"{100 * band[0]:g}-{100 * band[1]:g} %"
-
-
-def _number(value: float) -> str:
-    return f"{value:.2f}" if np.isfinite(value) else "n/a"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

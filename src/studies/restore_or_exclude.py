@@ -14,10 +14,10 @@ from ..imaging import fills as fill_methods
 from ..models.fills import METHODS, NEEDS
 from . import policy_errors as errors
 from .damage import Damage
+from .judged import ALPHA, FEW_WELLS
 from .policies import READOUTS, Tally, cut_labels, field_threshold, readouts, segment_visible, tally
 from .policy_errors import AREA
 from .policy_figures import PolicyPicture, error_against_area, policy_pictures
-from .restoration import ALPHA, FEW_WELLS
 from .result import StudyResult
 from .subject import FieldOfView, Study, Subject
 

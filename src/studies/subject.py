@@ -4,15 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
 
 from .result import StudyResult
 
-Judge = Callable[[str | None], pd.DataFrame]
+
+class Judge(Protocol):
+    """Gives the per-image table of a method on the test split, or on `samples` (a dataset indexed (epoch, number))."""
+
+    def __call__(self, name: str | None, samples: Any = None) -> pd.DataFrame: ...
+
+
 Example = Callable[[list[str]], Mapping[str, Mapping[str, np.ndarray]]]
+
+
+class Origin(NamedTuple):
+    """Where a method comes from: its class, checkpoint, training seed, samples and seconds of training (0 for a fill),
+    and whether test wells were in its training or validation."""
+
+    network: str
+    path: Path | None = None
+    seed: int | None = None
+    samples: float = 0
+    seconds: float = 0.0
+    leaky: bool = False
 
 
 class FieldOfView(NamedTuple):
@@ -30,14 +49,19 @@ class FieldOfView(NamedTuple):
 
 @dataclass
 class Subject:
-    """A DataModule that is set up; and of a trained model what a study may ask.
+    """A DataModule that is set up; and of a trained model, and of rivals beside it, what a study may ask.
 
-    `judge(name)` gives the per-image table of the model (None) or of a fill by name; `example(ids)` gives source, mask,
-    prediction and target (Y X, [0, 1]) of named samples; `predictor` restores whole fields. None without a model.
+    A method's name is None (the model), a fill's, or the path of a checkpoint. `judge(name)` gives its per-image table,
+    `module(name)` the LightningModule on the CPU, whose test_step gives the prediction, and `origin(name)` where it
+    comes from; both refuse (ValueError) a checkpoint that does not fit the data. Modules are built when asked for and
+    not kept. `example(ids)` gives source, mask, prediction and target (Y X, [0, 1]) of named samples; `predictor`
+    restores whole fields. None without a model.
     """
 
     datamodule: Any = None
     judge: Judge | None = None
+    module: Callable[[str | None], Any] | None = None
+    origin: Callable[[str | None], Origin] | None = None
     example: Example | None = None
     predictor: Any = None
     leaky_split: bool = False

@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from .judged import FEW_WELLS
 from .manipulated import DECOYS, FEWEST_WHOLE, GRADED, TRAPS
 from .raters import Concordance
 from .readouts import FEWEST_FOR_RATIO
-from .restoration import FEW_WELLS
 from .result import StudyResult
 from .validation_figures import decoys_and_traps, picture_rows, score_against_severity
 

@@ -1,0 +1,125 @@
+"""The methods a study may judge beside each other: the model, fills, and checkpoints that fit the same data."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hydra.utils import instantiate
+
+from .checkpoint import CheckpointError, load_weights, read_checkpoint, trusted_config
+from .datamodules.scaling import Scaling
+from .imaging.pixelsize import differs
+from .models.fills import METHODS, Fill
+from .studies.subject import Origin
+
+log = logging.getLogger(__name__)
+SAME_RANGE = 1e-6  # two ranges of a plate are the same up to this share of its width: stored as they were fitted
+
+
+class Methods:
+    """Modules by name: None is the model, a fill's name, or the path of a checkpoint, which is read without trust.
+
+    A checkpoint judged on other channels, patches, pixels or ranges than it was trained with would be judged wrongly:
+    it is refused with a CheckpointError that names the difference and the mend. `model`, `path` and `saved` (what its
+    checkpoint holds) are those that the data were set up for.
+    """
+
+    def __init__(
+        self, model: Any, datamodule: Any, path: str | Path | None = None, saved: Mapping[str, Any] | None = None
+    ) -> None:
+        self.model, self.datamodule = model, datamodule
+        self._origins: dict[str | None, Origin] = {}
+        if saved:
+            self._origins[None] = self._origin(type(model).__name__, path, saved)
+        else:
+            self._origins[None] = Origin(type(model).__name__)
+
+    def module(self, name: str | None) -> Any:
+        """The LightningModule of a name, in evaluation mode; a checkpoint's is built anew each time."""
+        if name is None:
+            return self.model.eval()
+        if name in METHODS:
+            return Fill(name).eval()
+        return self._load(name)[0].eval()
+
+    def origin(self, name: str | None) -> Origin:
+        """Where a method comes from; a checkpoint is read and held against the data the first time."""
+        if name not in self._origins:
+            assert name is not None
+            self._origins[name] = Origin(name) if name in METHODS else self._load(name)[1]
+        return self._origins[name]
+
+    def _load(self, path: str) -> tuple[Any, Origin]:
+        if not Path(path).suffix and not Path(path).exists():
+            raise CheckpointError(f"{path!r} is no fill ({', '.join(METHODS)}) and no checkpoint: name one of both")
+        config, saved = trusted_config(path), read_checkpoint(path)
+        for group in ("model", "data"):
+            if not isinstance(config.get(group), dict):
+                raise CheckpointError(f"{path} says nothing about its {group}; use a checkpoint written by phenokeep")
+        check_fits(config["data"], saved["scaling"], self.datamodule, path)
+        model = instantiate(config["model"], _convert_="all")
+        load_weights(model, saved["state_dict"], path)
+        return model, self._origin(type(model).__name__, path, saved)
+
+    def _origin(self, network: str, path: str | Path | None, saved: Mapping[str, Any]) -> Origin:
+        seen = set(saved["trained_on"]) & set(self.datamodule.groups("test"))
+        if seen:
+            log.warning(
+                "leaky split: %d of the test wells were seen in training (%s ...)%s",
+                *(len(seen), min(seen), f" by {path}" if path else ""),
+            )
+        seed = saved["config"].get("seed")
+        effort = saved["effort"]
+        return Origin(
+            network,
+            Path(path).resolve() if path else None,
+            seed if isinstance(seed, int) else None,
+            effort["samples"],
+            effort["seconds"],
+            bool(seen),
+        )
+
+
+def check_fits(config: Mapping[str, Any], scaling: Mapping[str, Any], datamodule: Any, path: str | Path) -> None:
+    """Refuse a checkpoint (its `data` config and scaling) that saw other images than `datamodule` gives.
+
+    Compared: channels and their order, the patch (crop and size), the kind of scaling, the pixel size (within 2 %), and
+    the range of every test plate for which both have one. A plate that only one of them was trained on is warned of.
+    """
+    channels, zoom = list(config.get("channels", ())), instantiate(config["zoom"])
+    own, here, data = Scaling(**scaling), datamodule.scaling, datamodule.zoom
+    if channels != list(datamodule.channels):
+        _refuse(path, f"was trained on the channels {channels}, the data give {list(datamodule.channels)}", "channels")
+    if (zoom.crop, zoom.size) != (data.crop, data.size):
+        given = [f"{z.crop} px of the field as {z.size} px" for z in (zoom, data)]
+        _refuse(path, f"was trained on patches of {given[0]}, the data give {given[1]}", "zoom")
+    if own.kind != here.kind:
+        _refuse(path, f"was trained with data.scaling={own.kind}, the data have {here.kind}", "scaling")
+    if own.pixel_size and here.pixel_size and differs(own.pixel_size, here.pixel_size):
+        _refuse(
+            path, f"was trained at {own.pixel_size:g} um per pixel, the data have {here.pixel_size:g}", "pixel_size"
+        )
+    index = datamodule.index
+    for plate in sorted(set(index.loc[index["split"] == "test", "plate"].astype(str))):
+        for channel in datamodule.channels if here.kind == "plate" else ():
+            theirs, ours = (known.ranges.get(plate, {}).get(channel) for known in (own, here))
+            if theirs is None:
+                log.warning("%s was not trained on plate %r: it is judged in the range that the data have", path, plate)
+            elif ours is not None and not np.allclose(theirs, ours, rtol=0, atol=SAME_RANGE * (ours[1] - ours[0])):
+                raise CheckpointError(
+                    f"{path} scales plate {plate!r}, channel {channel!r}, from {theirs[0]:.6g} to {theirs[1]:.6g} "
+                    f"counts, the data from {ours[0]:.6g} to {ours[1]:.6g}: its training wells were others. Train both "
+                    "on one split (the same data, fractions and data.seed; seed alone may differ), or judge it in a "
+                    "study of its own"
+                )
+
+
+def _refuse(path: str | Path, difference: str, key: str) -> None:
+    raise CheckpointError(
+        f"{path} {difference}: they cannot stand in one comparison. Train it with this data.{key}, judge with the "
+        f"checkpoint's as ckpt_path, or leave it out"
+    )
