@@ -96,7 +96,7 @@ def main() -> None:
     args.batch = args.batch or (2 if args.device == "cpu" else 16)
     modes = args.modes or [mode for mode in MODES if mode != "tf32" or args.device == "cuda"]
     warnings.filterwarnings("ignore")
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.ERROR)
     print(f"{args.device}, {torch.get_num_threads()} threads, batch {args.batch}, {args.size}x{args.size} px")
     tables = []
     for method in args.methods:

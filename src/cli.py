@@ -104,8 +104,8 @@ def _register_checkpoint(arguments: list[str], without: dict[str, str] | None = 
             node: Any = base
             for key in above:
                 node = node.get(key, {}) if isinstance(node, dict) else {}
-            if isinstance(node, dict):
-                node.pop(last, None)
+            if isinstance(node, dict) and isinstance(node.get(last), dict):  # a group, not a plain key
+                del node[last]
     else:
         arguments = arguments + [f"{group}={name}" for group, name in (without or {}).items() if group not in given]
     ConfigStore.instance().store(group="checkpoint", name="base", node=base)

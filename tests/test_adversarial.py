@@ -18,9 +18,10 @@ from torch.nn.functional import softplus
 from phenokeep import run
 from phenokeep.checkpoint import read_checkpoint
 from phenokeep.cli import _register_checkpoint
+from phenokeep.models import ContextEncoder
 from phenokeep.models.adversarial import Adversarial
 from phenokeep.models.nets import context_encoder, deepfill, edge_connect
-from phenokeep.models.nets.layers import InstanceNorm2d
+from phenokeep.models.nets.layers import DenseConv2d, DenseConvTranspose2d, InstanceNorm2d
 from phenokeep.models.nets.spectral import SpectralConv2d
 from phenokeep.models.speed import hasten, recompute
 from phenokeep.run import evaluate, train
@@ -177,6 +178,13 @@ def test_checkpointing_key_recomputes_the_generator_alone():
         _assert_same(again.gradients[key], gradients, rtol=0, atol=0)
 
 
+def test_a_compiled_network_is_not_recomputed():
+    model = Toy(gradient_checkpointing=True)
+    hasten(model, "32-true", compiled=True)
+    with pytest.raises(ValueError, match="exclude each other"):
+        _fit(model, _batches([2]))
+
+
 def test_instance_norm_is_torchs_own_in_both_layouts():
     torch.manual_seed(0)
     for layout in (torch.contiguous_format, torch.channels_last):
@@ -184,6 +192,20 @@ def test_instance_norm_is_torchs_own_in_both_layouts():
         ours, theirs = (norm(x) for norm in (InstanceNorm2d(4), nn.InstanceNorm2d(4)))
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
     assert ours.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(DenseConv2d, nn.Conv2d), (DenseConvTranspose2d, nn.ConvTranspose2d)])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_dense_convolutions_are_torchs_own_in_both_layouts(ours, theirs, layout):
+    torch.manual_seed(0)
+    own, torchs = ours(3, 5, 4).to(memory_format=layout), theirs(3, 5, 4, bias=False).to(memory_format=layout)
+    torchs.load_state_dict(own.state_dict())
+    x = torch.randn(2, 3, 6, 8)
+    outs = [conv(x) for conv in (own, torchs)]
+    for out in outs:
+        out.square().mean().backward()
+    torch.testing.assert_close(*outs, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(own.weight.grad, torchs.weight.grad, rtol=1e-5, atol=1e-6)
 
 
 def test_bfloat16_gives_the_losses_of_float32_within_noise():
@@ -244,20 +266,47 @@ def test_a_fast_run_goes_on_in_another_layout():
     _assert_same(list(second.generator.parameters()), list(expected.parameters()), rtol=1e-5, atol=1e-8)
 
 
-def test_compiled_training_compiles_once_and_keeps_the_keys(monkeypatch):
+@pytest.fixture
+def graphs(monkeypatch):
+    """Counts compiled graphs, which are traced and differentiated as ever and not turned into C++."""
     counter = CompileCounterWithBackend("aot_eager")
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counter))
+    return counter
+
+
+def test_compiled_training_compiles_once_and_keeps_the_keys(graphs):
     plain, compiled = Toy(discriminator_lr=1e-3), Toy(discriminator_lr=1e-3)
+    for model in (plain, compiled):  # each pass of a step iterates its vectors
+        torch.manual_seed(2)
+        model.discriminator = Net(1, SpectralConv2d)
     hasten(compiled, "32-true", compiled=True)
     _fit(compiled, _batches([4, 4]))
     # One graph of the generator; of the discriminator one with weights that learn and one without.
-    assert counter.frame_count == 3
+    assert graphs.frame_count == 3
     _fit(compiled, _batches([4] * 6))
-    assert counter.frame_count == 3
+    assert graphs.frame_count == 3
     _fit(plain, _batches([4, 4]))
     _fit(plain, _batches([4] * 6))
     assert compiled.losses == pytest.approx(plain.losses, rel=1e-4)
     plain.load_state_dict(compiled.state_dict())
+
+
+def test_a_pass_leaves_the_singular_vectors_of_an_earlier_one_alone():
+    """Changed in place, those of a compiled first pass were gone when its gradient was taken."""
+    conv = SpectralConv2d(2, 3, 3)
+    before = conv.weight_u, conv.weight_v
+    kept = [vector.clone() for vector in before]
+    conv(torch.rand(1, 2, 8, 8))
+    _assert_same(before, kept, rtol=0, atol=0)
+    assert not torch.equal(conv.weight_u, kept[0])
+    assert list(conv.state_dict()) == ["weight_orig", "bias", "weight_u", "weight_v"]
+
+
+def test_compile_is_a_key_of_training(graphs, config):
+    cfg = config(*ENCODER, LAST, "compile=true", "trainer.limit_train_batches=1")
+    train(cfg)
+    assert graphs.frame_count > 0
+    ContextEncoder(bottleneck=8).load_state_dict(read_checkpoint(f"{cfg.output_dir}/last.ckpt")["state_dict"])
 
 
 class Stop(pl.Callback):

@@ -123,13 +123,15 @@ def trained(runs):
 
 def test_eval_composes_the_checkpoint_and_writes_a_report(run, trained, tmp_path):
     folder = tmp_path / "judged"
-    run(cli.evaluate, f"ckpt_path={trained}", f"hydra.run.dir={folder}", "study.n_bootstrap=50", "data.batch_size=4")
+    own = ["study.n_bootstrap=50", "data.batch_size=4", "seed=3"]  # of a group, of the data, and a plain key
+    run(cli.evaluate, f"ckpt_path={trained}", f"hydra.run.dir={folder}", *own)
     page = (folder / "report.html").read_text()
     methods = pd.read_csv(folder / "methods.csv")["method"].tolist()
     assert methods[0] == "Restorer"
     assert {"background_median", "other_field", "rotated_hole", "telea", "navier_stokes", "biharmonic"} < set(methods)
     assert f"ckpt_path={trained}" in page
     assert "batch_size: 4" in page
+    assert re.search(r"^seed: 3", page, re.M)
     assert re.search(r"crop: 64", page), "the checkpoint's own settings are the base"
 
 

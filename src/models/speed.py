@@ -12,16 +12,18 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from .nets.layers import DenseConv2d, DenseConvTranspose2d
 from .nets.spectral import SpectralConv2d, SpectralConvTranspose2d
 
 
 def hasten(model: nn.Module, precision: Any, compiled: bool) -> None:
     """Puts networks that run in bf16 autocast into channels-last memory, the layout of its kernels; compiles them.
 
-    Parts are compiled where they are, so the keys of checkpoints stay as they are.
+    Layers that multiply matrices stay contiguous. Parts are compiled where they are, so the keys of checkpoints stay.
     """
-    if precision == "bf16-mixed":
-        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for layer in model.modules() if precision == "bf16-mixed" else ():
+        if not list(layer.children()) and not isinstance(layer, DenseConv2d | DenseConvTranspose2d):
+            layer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     for part in model.children() if compiled else ():
         part.compile()
 
@@ -33,7 +35,11 @@ def recompute(net: nn.Module) -> None:
     (Chen et al. 2016). The second pass draws the same random numbers and leaves the running statistics of batch
     normalisation and the singular vectors of spectral normalisation alone, so gradients and buffers are the same. A
     network must not run twice between a forward pass and its gradient. Parameters, buffers and keys stay as they are.
+
+    Raises ValueError for a compiled network: its graph knows no second pass.
     """
+    if net._compiled_call_impl is not None:
+        raise ValueError("compile=true and model.gradient_checkpointing=true exclude each other: choose one of them")
     for block in [module for module in net.modules() if _is_block(module)]:
         parts = _cut(block) if isinstance(block, nn.Sequential) else [block.forward]
         block.forward = partial(_through, block, parts)
@@ -41,8 +47,7 @@ def recompute(net: nn.Module) -> None:
 
 def _is_block(module: nn.Module) -> bool:
     parts = list(module.children())
-    done = "forward" in vars(module)
-    return bool(parts) and not done and not any(True for part in parts for _ in part.children())
+    return bool(parts) and not any(True for part in parts for _ in part.children())
 
 
 def _cut(block: nn.Sequential) -> list[nn.Module]:
@@ -55,10 +60,7 @@ def _cut(block: nn.Sequential) -> list[nn.Module]:
 
 def _through(block: nn.Module, parts: list[Any], x: Tensor, *others: Tensor) -> Tensor:
     for part in parts:
-        if torch.compiler.is_compiling():  # a compiled second pass changes no buffer
-            x = checkpoint(part, x, *others, use_reentrant=False)
-        else:
-            x = checkpoint(part, x, *others, use_reentrant=False, context_fn=lambda: (nullcontext(), _still(block)))
+        x = checkpoint(part, x, *others, use_reentrant=False, context_fn=lambda: (nullcontext(), _still(block)))
     return x
 
 

@@ -1,6 +1,5 @@
 """VGG19 with its published weights, and how microscope images are shown to it."""
 
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ import torch
 from torch import Tensor
 
 from .nets.vgg import VGG19
+from .weightfiles import WeightsError, read
 
 PUBLISHED = "vgg19-dcbb9e9d.pth"
 WITHOUT = "train without its losses: model.perceptual=null model.style=null"
@@ -44,10 +44,9 @@ def _weights(file: Path, own: dict[str, Tensor]) -> dict[str, Any]:
     """The file's convolutions, checked against the network's own. Raises ValueError."""
     mend = f"use torchvision's {PUBLISHED}, or {WITHOUT}"
     try:
-        saved = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
-        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-        raise ValueError(f"{file} is no readable weight file ({reason}): {mend}") from error
+        saved = read(file)
+    except WeightsError as error:
+        raise ValueError(f"{error}; {mend}") from error
     if not isinstance(saved, dict):
         raise ValueError(f"{file} holds a {type(saved).__name__}, no VGG19 weights: {mend}")
     state = {key: value for key, value in saved.items() if not str(key).startswith("classifier.")}

@@ -39,7 +39,8 @@ def read(path: str | Path) -> Any:
             f"could run code ({cause}). Use a file that holds weights alone"
         ) from error
     except (RuntimeError, EOFError, KeyError, OSError, zipfile.BadZipFile, zlib.error) as error:
-        raise WeightsError(f"{path} is no readable file of weights ({error}); download it again") from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        raise WeightsError(f"{path} is no readable file of weights ({reason}); download it again") from error
 
 
 def opened(checkpoint: Any) -> tuple[Any, str]:

@@ -72,7 +72,7 @@ def _spoilt(spoil: Callable[[Saved], Any]) -> Callable[[Path], Path]:
     return _file(make)
 
 
-class _Attack:
+class Attack:
     """Makes a folder when it is unpickled."""
 
     def __init__(self, path: Path, call: Callable[..., Any] = os.mkdir) -> None:
@@ -166,11 +166,11 @@ def _pickles() -> Iterator[Case]:
         return build
 
     ways: dict[str, Callable[[Path, Path], None]] = {
-        "plain": lambda path, canary: path.write_bytes(pickle.dumps(_Attack(canary))),
+        "plain": lambda path, canary: path.write_bytes(pickle.dumps(Attack(canary))),
         "in torch's old format": lambda path, canary: torch.save(
-            {**good_checkpoint(), "x": _Attack(canary)}, path, _use_new_zipfile_serialization=False
+            {**good_checkpoint(), "x": Attack(canary)}, path, _use_new_zipfile_serialization=False
         ),
-        "beside good weights": lambda path, canary: torch.save({**good_checkpoint(), "x": _Attack(canary)}, path),
+        "beside good weights": lambda path, canary: torch.save({**good_checkpoint(), "x": Attack(canary)}, path),
         "through eval": lambda path, canary: torch.save(_Eval(canary), path),
         "through a class of our own": lambda path, canary: torch.save({**good_checkpoint(), "x": Path(canary)}, path),
     }

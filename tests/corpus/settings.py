@@ -12,13 +12,13 @@ from .case import CANARY, Case, train
 KEYS = "--cfg job|did you mean|there are"
 
 
-def plate(folder: Path) -> Path:
-    """A readable plate of six wells of 96 px."""
+def plate(folder: Path, side: int = 96) -> Path:
+    """A readable plate of six wells of `side` px."""
     folder.mkdir()
     rng = np.random.default_rng(0)
     for number in range(2, 8):
-        field = rng.normal(200, 5, (96, 96))
-        for y, x in rng.integers(20, 76, (4, 2)):
+        field = rng.normal(200, 5, (side, side))
+        for y, x in rng.integers(20, side - 20, (4, 2)):
             field[y - 8 : y + 8, x - 8 : x + 8] = 900
         tifffile.imwrite(folder / f"B{number:02d}_1_nuclei.tif", field.clip(0).astype(np.uint16))
     return folder

@@ -2,14 +2,20 @@
 
 from torch import Tensor, nn
 
+from .layers import DenseConv2d, DenseConvTranspose2d
+
 
 def _conv(inputs: int, outputs: int, stride: int = 2) -> nn.Conv2d:
     # A bias before batch normalisation has no effect, and the original zeroes all biases at every step.
-    return nn.Conv2d(inputs, outputs, 4, stride, padding=1 if stride == 2 else 0, bias=False)
+    if stride == 1:
+        return DenseConv2d(inputs, outputs, 4)
+    return nn.Conv2d(inputs, outputs, 4, stride, padding=1, bias=False)
 
 
 def _conv_transpose(inputs: int, outputs: int, stride: int = 2) -> nn.ConvTranspose2d:
-    return nn.ConvTranspose2d(inputs, outputs, 4, stride, padding=1 if stride == 2 else 0, bias=False)
+    if stride == 1:
+        return DenseConvTranspose2d(inputs, outputs, 4)
+    return nn.ConvTranspose2d(inputs, outputs, 4, stride, padding=1, bias=False)
 
 
 def _down(inputs: int, outputs: int) -> list[nn.Module]:

@@ -36,10 +36,10 @@ class _Spectral(nn.Module):
             matrix = self._matrix(self.weight_orig)
             if self.training and not self.frozen:
                 with torch.no_grad():
-                    self.weight_v.copy_(normalize(matrix.T @ self.weight_u, dim=0))
-                    self.weight_u.copy_(normalize(matrix @ self.weight_v, dim=0))
-            # Copies: a second pass of the same step changes the buffers before the first one's gradient is taken.
-            sigma = torch.dot(self.weight_u.clone(), matrix @ self.weight_v.clone())
+                    # New tensors: a second pass of the same step must not change those of the first one's gradient.
+                    self.weight_v = normalize(matrix.T @ self.weight_u, dim=0)
+                    self.weight_u = normalize(matrix @ self.weight_v, dim=0)
+            sigma = torch.dot(self.weight_u, matrix @ self.weight_v)
             return self.weight_orig / sigma
 
 
