@@ -21,7 +21,7 @@ class Restorer(pl.LightningModule):
     def __init__(
         self,
         in_channels: int = 1,
-        widths: tuple[int, ...] = (16, 32, 64, 128, 128),
+        widths: tuple[int, ...] = (16, 32, 64, 64),
         lr: float = 2e-3,
         known_weight: float = 0.1,
         init_from: str | dict[str, str] | None = None,
