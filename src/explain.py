@@ -21,6 +21,8 @@ NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "una
 def explain(error: BaseException, arguments: Sequence[str] = ()) -> str:
     """The message a user can act on: the cause of a failed instantiation rather than its wrapping."""
     text = str(error).strip()
+    if re.match(r"Caught \w+ in DataLoader worker", text):  # its last line is what the worker said
+        text = text.splitlines()[-1].partition(": ")[2]
     found = re.search(r"full_key: ([^\s]+)", text)
     key = found[1] if found else ""
     if isinstance(error, MemoryError) or any(word in text.lower() for word in NO_MEMORY):

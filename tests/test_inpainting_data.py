@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import re
 
 import numpy as np
 import pandas as pd
@@ -9,11 +10,13 @@ import pytest
 import tifffile
 import torch
 from hydra.utils import instantiate
+from torch._utils import ExceptionWrapper
 
 from phenokeep.datamodules.inpainting import Inpainting
 from phenokeep.datamodules.sampling import EpochSampler
 from phenokeep.datamodules.scaling import Scaling
 from phenokeep.datamodules.tables import TableError
+from phenokeep.explain import explain
 from phenokeep.imaging.masks import Rectangles
 from phenokeep.imaging.tiles import Zoom
 
@@ -264,3 +267,17 @@ def test_loader_goes_on_behind_what_it_handed_out(data):
     resumed.load_state_dict(broken.state_dict())
     assert [batch["id"] for batch in resumed] == expected[4:]
     assert [batch["id"] for batch in resumed] == expected
+
+
+def test_an_error_of_a_loaders_worker_is_told_as_the_worker_said_it(data):
+    module = data()
+    module.masks.draw = lambda rng, shape, band=None: np.ones(shape, np.uint8)
+    try:
+        module.patches("train")[0, 0]
+    except ValueError:
+        wrapped = ExceptionWrapper(where="in DataLoader worker process 0")  # what a loader hands over
+    with pytest.raises(ValueError, match="Traceback") as caught:
+        wrapped.reraise()
+    said = explain(caught.value)
+    assert "\n" not in said
+    assert re.match(r"\S+: the mask covers every pixel, .* lower data\.masks\.dilation$", said)
