@@ -11,24 +11,26 @@ class _Spectral(nn.Module):
     The weight is the parameter `weight_orig`, the singular vectors are the buffers `weight_u` and `weight_v`: the names
     of torch.nn.utils.spectral_norm, under which weights are published. Training makes one power iteration per forward
     pass, unless `frozen` (a pass that is made a second time); evaluation makes none. All of it stays in float32
-    under autocast. `outputs` is the weight's axis of output channels.
+    under autocast. `axis` is the weight's axis of output channels.
     """
 
-    outputs = 0
+    axis = 0
     weight_u: Tensor
     weight_v: Tensor
 
-    def __init__(self, weight: Tensor, bias: bool, channels: int, options: dict[str, int]) -> None:
+    def __init__(self, inputs: int, outputs: int, kernel: int, bias: bool = True, **options: int) -> None:
         super().__init__()
-        self.weight_orig = nn.Parameter(weight)
-        self.bias = nn.Parameter(torch.zeros(channels)) if bias else None
+        channels = (outputs, inputs) if self.axis == 0 else (inputs, outputs)
+        self.weight_orig = nn.Parameter(torch.empty(*channels, kernel, kernel))
+        nn.init.kaiming_uniform_(self.weight_orig)
+        self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
         self.options, self.frozen = options, False
-        rows, columns = self._matrix(weight).shape
+        rows, columns = self._matrix(self.weight_orig).shape
         self.register_buffer("weight_u", normalize(torch.randn(rows), dim=0))
         self.register_buffer("weight_v", normalize(torch.randn(columns), dim=0))
 
     def _matrix(self, weight: Tensor) -> Tensor:
-        return weight.transpose(0, self.outputs).flatten(1)
+        return weight.transpose(0, self.axis).flatten(1)
 
     def weight(self) -> Tensor:
         """The normalised weight, float32."""
@@ -46,11 +48,6 @@ class _Spectral(nn.Module):
 class SpectralConv2d(_Spectral):
     """A convolution `B inputs Y X` to `B outputs Y' X'` under spectral normalisation."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, bias: bool = True, **options: int) -> None:
-        weight = torch.empty(outputs, inputs, kernel, kernel)
-        nn.init.kaiming_uniform_(weight)
-        super().__init__(weight, bias, outputs, options)
-
     def forward(self, x: Tensor) -> Tensor:
         return conv2d(x, self.weight(), self.bias, **self.options)  # type: ignore[arg-type]
 
@@ -58,12 +55,7 @@ class SpectralConv2d(_Spectral):
 class SpectralConvTranspose2d(_Spectral):
     """A transposed convolution `B inputs Y X` to `B outputs Y' X'` under spectral normalisation."""
 
-    outputs = 1
-
-    def __init__(self, inputs: int, outputs: int, kernel: int, bias: bool = True, **options: int) -> None:
-        weight = torch.empty(inputs, outputs, kernel, kernel)
-        nn.init.kaiming_uniform_(weight)
-        super().__init__(weight, bias, outputs, options)
+    axis = 1
 
     def forward(self, x: Tensor) -> Tensor:
         return conv_transpose2d(x, self.weight(), self.bias, **self.options)  # type: ignore[arg-type]
