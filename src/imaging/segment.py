@@ -78,10 +78,7 @@ def segment_nuclei(
     if smoothing:
         image = cv2.GaussianBlur(image.astype(np.float32), (0, 0), smoothing * scale, borderType=cv2.BORDER_REFLECT)
     foreground = (image > (nuclear_threshold(image) if threshold is None else threshold)).astype(np.uint8)
-    _, holes, table, _ = cv2.connectedComponentsWithStats(1 - foreground, connectivity=4)
-    small = table[:, cv2.CC_STAT_AREA] <= FILLED_HOLE * scale**2
-    small[0] = False  # label 0 is the foreground itself
-    foreground |= small[holes].view(np.uint8)
+    foreground = fill_small_holes(foreground, FILLED_HOLE * scale**2)
     if foreground.all():  # no background, so no distance to it
         return np.ones(image.shape, np.int32)
 
@@ -97,6 +94,22 @@ def segment_nuclei(
     centres = np.where(without[parts], parts + centres.max(), centres)
     labels = watershed(-distance, centres, mask=foreground > 0)
     areas = np.bincount(labels.ravel())
-    kept = areas >= max(1.0, min_area * scale**2)
-    kept[0] = False
-    return np.where(kept, np.cumsum(kept), 0).astype(np.int32)[labels]
+    return keep_objects(labels, areas >= max(1.0, min_area * scale**2))
+
+
+def fill_small_holes(foreground: np.ndarray, max_area: float) -> np.ndarray:
+    """Fill the holes of up to max_area pixels in a mask, uint8 Y X, 1 = foreground; the rest stays.
+
+    A hole is a 4-connected part of the background, also at the image's border.
+    """
+    _, holes, table, _ = cv2.connectedComponentsWithStats(1 - foreground, connectivity=4)
+    small = table[:, cv2.CC_STAT_AREA] <= max_area
+    small[0] = False  # label 0 is the foreground itself
+    return foreground | small[holes].view(np.uint8)
+
+
+def keep_objects(labels: np.ndarray, keep: np.ndarray) -> np.ndarray:
+    """Keep the objects of labels Y X for which keep[label] is true, int32, numbered anew without gaps; 0 stays 0."""
+    keep = keep.astype(bool)
+    keep[0] = False
+    return np.where(keep, np.cumsum(keep), 0).astype(np.int32)[labels]
