@@ -89,7 +89,7 @@ def hierarchical_bootstrap(
     estimate = _plain(table, statistic)
     if _defined_units(table, statistic, unit) < 2:
         return Interval(estimate, np.nan, np.nan)
-    draws = np.concatenate([statistic(table, weights) for weights in _resamples(table, unit, within, n, seed)])
+    draws = np.concatenate([statistic(table, weights) for weights in resample_weights(table, unit, within, n, seed)])
     return Interval(estimate, *_limits(draws, level))
 
 
@@ -147,7 +147,7 @@ def holm(pvalues: list[float] | np.ndarray) -> np.ndarray:
     return adjusted
 
 
-def _resamples(table: pd.DataFrame, unit: str, within: str, n: int, seed: int) -> Iterator[np.ndarray]:
+def resample_weights(table: pd.DataFrame, unit: str, within: str, n: int, seed: int) -> Iterator[np.ndarray]:
     """Blocks of row weights (R N): how often each row is in each resample."""
     units, n_units = _unit_codes(table, unit)
     clusters = table.groupby([unit, within], sort=True, dropna=False).ngroup().to_numpy()
@@ -176,7 +176,7 @@ def _paired_draws(
     units = min(_defined_units(table, statistic, unit) for table in (first, second))
     if units < 2:
         return estimate, np.empty(0), len(first), units
-    blocks = _resamples(first, unit, within, n, seed)
+    blocks = resample_weights(first, unit, within, n, seed)
     draws = np.concatenate([statistic(first, weights) - statistic(second, weights) for weights in blocks])
     return estimate, draws[np.isfinite(draws)], len(first), units
 
