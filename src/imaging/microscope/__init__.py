@@ -2,8 +2,25 @@
 
 from .artefacts import Layer
 from .instrument import Channel, Microscope
-from .phenotype import MODES_OF_ACTION, Phenotype
+from .lab_errors import LAB_ERRORS
+from .organelles import INDICES, ORGANELLES
+from .phenotype import CELL_LINES, MODES_OF_ACTION, Phenotype
 from .plate import Plate, PlateField
 from .scene import Scene
+from .transmitted import Contrast
 
-__all__ = ["MODES_OF_ACTION", "Channel", "Layer", "Microscope", "Phenotype", "Plate", "PlateField", "Scene"]
+__all__ = [
+    "CELL_LINES",
+    "INDICES",
+    "LAB_ERRORS",
+    "MODES_OF_ACTION",
+    "ORGANELLES",
+    "Channel",
+    "Contrast",
+    "Layer",
+    "Microscope",
+    "Phenotype",
+    "Plate",
+    "PlateField",
+    "Scene",
+]

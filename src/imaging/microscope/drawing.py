@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from .cells import HARMONICS, Bodies, smooth_field
@@ -11,10 +13,20 @@ WALL = 2.0  # micrometres over which a nucleus' curved side wall rises
 OUTLINE = 0.6  # share of that rise at the outline: people draw it where the edge is already bright
 
 
+@dataclass(frozen=True, eq=False)
+class Nuclei:
+    """Drawn nuclei on their canvas, Y X each."""
+
+    labels: np.ndarray  # int32: body i is i + 1
+    density: np.ndarray  # float32, DNA: 1 is the mean of a G1 nucleus
+    depth: np.ndarray  # float32: 0 at a nucleus' centre, 1 at its outline and outside
+    nucleoli: np.ndarray  # n x 4: y, x, radius in pixels, and the share of the DNA that each displaces
+
+
 def paint(
     rng: np.random.Generator, bodies: Bodies, shape: tuple[int, int], g1_area: float, nucleoli: float, um: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Labels (int32 Y X, body i is i + 1) and DNA density (float32 Y X; 1 = a G1 nucleus of `g1_area` pixels).
+) -> Nuclei:
+    """Draw the bodies on a canvas of `shape` pixels; a G1 nucleus has `g1_area` of them.
 
     Where two outlines meet, each pixel belongs to the nucleus in which it lies deeper, so neighbours flatten against
     each other. The chromatin is a log-normal random field of about 1 micrometre grain with darker nucleoli.
@@ -29,6 +41,7 @@ def paint(
     fine, coarse = smooth_field(rng, (side, side), 0.4 / um), smooth_field(rng, (side, side), 1.3 / um)
     chromatin = 0.9 * fine + 0.44 * coarse
     corners = rng.random((n, 2))
+    found: list[tuple[float, float, float, float]] = []
     voids = np.where(bodies.phase < 3, rng.poisson(nucleoli, n), 0)
     for i in range(n):
         reach = reaches[i]
@@ -58,7 +71,11 @@ def paint(
             radius, bearing, width = rng.random() ** 0.5 * 0.65, rng.uniform(0, 2 * np.pi), rng.uniform(0.9, 1.8) / um
             hole = (u - radius * np.cos(bearing)) ** 2 * bodies.major[i] ** 2
             hole += (v - radius * np.sin(bearing)) ** 2 * bodies.minor[i] ** 2
-            mass *= 1.0 - np.float32(rng.uniform(0.1, 0.4)) * np.exp(-hole / (2 * width**2)).astype(np.float32)
+            strength = rng.uniform(0.1, 0.4)
+            mass *= 1.0 - np.float32(strength) * np.exp(-hole / (2 * width**2)).astype(np.float32)
+            along = radius * np.cos(bearing) * bodies.major[i] + 1j * radius * np.sin(bearing) * bodies.minor[i]
+            place = along * np.exp(1j * bodies.angle[i])
+            found.append((bodies.y[i] + place.imag, bodies.x[i] + place.real, width, strength))
         mass *= np.float32(bodies.content[i] * g1_area) / mass.sum()
         inner = np.s_[max(0, -y0) : max(0, shape[0] - y0), max(0, -x0) : max(0, shape[1] - x0)]
         box = np.s_[max(0, y0) : max(0, y1), max(0, x0) : max(0, x1)]
@@ -68,4 +85,4 @@ def paint(
         labels[box][owner] = i + 1
         depth[box][owner] = level[owner]
         density[box] = np.where(owner, mass, density[box] + np.where(free, mass, 0.0))
-    return labels, density
+    return Nuclei(labels, density, depth, np.array(found, float).reshape(-1, 4))

@@ -6,13 +6,17 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 
 import cv2
 import numpy as np
 import scipy.fft
 
 from .optics import haze_transfer, pupil_psf, transfer
+from .organelles import INDICES, ORGANELLES
 from .scene import Scene
+from .soiling import bubble, dust
+from .transmitted import Contrast, partially_coherent
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,18 @@ def _channels() -> dict[str, Channel]:
     return {
         "nuclei": Channel(0.461, {"dna": 1.0, "junk": 0.12, "broad": 0.8, "medium": 1.0}),
         "artefacts": Channel(0.480, {"dna": 0.02, "junk": 1.0, "broad": 1.0, "medium": 0.4}),
+        "er": Channel(0.525, {"er": 1.0, "junk": 0.2, "broad": 0.6, "medium": 0.6}),
+        "golgi": Channel(0.603, {"golgi": 1.0, "cytosol": 0.25, "junk": 0.15, "broad": 0.5, "medium": 0.5}),
+        "cytosol": Channel(0.509, {"cytosol": 1.0, "junk": 0.15, "broad": 0.4, "medium": 0.4}),
+        "control": Channel(0.670, {"control": 1.0, "medium": 0.4}),
+    }
+
+
+def _contrasts() -> dict[str, Contrast]:
+    return {
+        "dic": Contrast("dic"),
+        "phase": Contrast("phase", aperture=0.27, rings=(12,)),
+        "brightfield": Contrast("brightfield", focus=-3.0),  # in focus, cells would hardly show
     }
 
 
@@ -57,26 +73,46 @@ class Microscope:
     bits: int = 16
     camera_seed: int = 0
     channels: Mapping[str, Channel] = field(default_factory=_channels)
+    contrasts: Mapping[str, Contrast] = field(default_factory=_contrasts)
+    indices: Mapping[str, float] = field(default_factory=lambda: dict(INDICES))
+    lamp: float = 1000.0
+    exposure: float = 30.0
+    shading: float = 0.05
+    dust: float = 8.0
+    bubble: float = 0.0
 
     def __post_init__(self) -> None:
         if self.bits not in (8, 10, 12, 14, 16):
             raise ValueError(f"Microscope.bits is {self.bits}; choose 8, 10, 12, 14 or 16")
-        for name in ("photons", "gain", "haze_length"):
+        for name in ("photons", "gain", "haze_length", "lamp", "exposure"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"Microscope.{name} is {getattr(self, name)}; it must be above 0")
-        for name in ("haze", "vignetting"):
+        for name in ("haze", "vignetting", "shading"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"Microscope.{name} is {getattr(self, name)}; it must lie between 0 and 1")
+        for name in ("dust", "bubble"):
+            if getattr(self, name) < 0.0:
+                raise ValueError(f"Microscope.{name} is {getattr(self, name)}; it must be 0 or more")
+        for name, contrast in self.contrasts.items():
+            if contrast.aperture >= self.numerical_aperture:
+                raise ValueError(
+                    f"Microscope.contrasts: the condenser's aperture of {name!r} is {contrast.aperture}; its light "
+                    f"would miss the objective: keep it below numerical_aperture, {self.numerical_aperture}"
+                )
+        if wrong := sorted(set(self.indices) ^ set(INDICES)):
+            raise ValueError(f"Microscope.indices: {wrong[0]!r} is missing or unknown; give {', '.join(INDICES)}")
 
     def image(
-        self, scene: Scene, modality: str = "fluorescence", channel: str = "nuclei", seed: int | None = None
+        self, scene: Scene, modality: str | None = None, channel: str = "nuclei", seed: int | None = None
     ) -> np.ndarray:
         """Picture of a scene, uint16 Y X in camera counts, 0..2**bits - 1.
 
+        `channel` is one of `channels` (fluorescence) or of `contrasts` (transmitted light); `modality` follows from it.
         `seed` is that of the noise; without one it follows from the scene's seed and the channel's name, so a picture
         can be drawn again. Raises ValueError for an unknown modality or channel.
         """
-        modalities = {"fluorescence": self.fluorescence}
+        modalities = {"fluorescence": self.fluorescence, "transmitted": self.transmitted}
+        modality = modality or ("transmitted" if channel in self.contrasts else "fluorescence")
         if modality not in modalities:
             raise ValueError(f"Microscope.image: unknown modality {modality!r}; choose from {', '.join(modalities)}")
         light = modalities[modality](scene, channel)
@@ -85,15 +121,13 @@ class Microscope:
 
     def fluorescence(self, scene: Scene, channel: str = "nuclei") -> np.ndarray:
         """Expected photons of one channel before the camera, float32 Y X."""
-        if channel not in self.channels:
-            known = ", ".join(self.channels)
-            raise ValueError(f"Microscope.image: unknown channel {channel!r}; choose from {known}")
-        optics = self.channels[channel]
+        optics = self._known(channel, self.channels)
         canvas = scene.layers[0].density.shape
         haze = self.haze * haze_transfer(canvas, self.haze_length / scene.pixel_size)
         spectrum = np.zeros((canvas[0], canvas[1] // 2 + 1), np.complex64)
         blurred = np.zeros(canvas, np.float32)
-        for layer in scene.layers:
+        stained = [scene.organelle(name) for name in ORGANELLES if optics.passes.get(name)]
+        for layer in (*scene.layers, *stained):
             share = optics.passes.get(layer.dye, 0.0)
             if share == 0.0:
                 continue
@@ -106,7 +140,7 @@ class Microscope:
                 self.spherical,
             )
             density = layer.density
-            if layer.dye == "dna" and scene.transmission is not None:
+            if layer.dye in ("dna", *ORGANELLES) and scene.transmission is not None:
                 density = density * scene.transmission
             light = scipy.fft.rfft2(density)
             light *= np.float32(share)
@@ -117,19 +151,48 @@ class Microscope:
                 rough = scipy.fft.irfft2(light * transfer(psf, density.shape), s=density.shape)
                 blurred += cv2.resize(rough, canvas[::-1], interpolation=cv2.INTER_CUBIC)
         blurred += scipy.fft.irfft2(spectrum, s=canvas)
-        rows, columns = scene.shape
-        seen = blurred[scene.margin : scene.margin + rows, scene.margin : scene.margin + columns]
+        seen = blurred[scene.window]
         medium = optics.passes.get("medium", 0.0) * scene.phenotype.medium
         return (np.maximum(seen, 0.0) + np.float32(medium)) * (
             self.illumination(scene.shape) * np.float32(self.photons)
         )
 
-    def illumination(self, shape: tuple[int, int]) -> np.ndarray:
+    def transmitted(self, scene: Scene, channel: str = "dic") -> np.ndarray:
+        """Expected photons of one contrast before the camera, float32 Y X."""
+        contrast = self._known(channel, self.contrasts)
+        path = scene.optical_path(self.indices)
+        amplitude = np.ones_like(path) if scene.transmission is None else np.sqrt(scene.transmission)
+        if self.bubble > 0.0:
+            rim, lens = bubble(self.camera_seed, path.shape, self.bubble, scene.pixel_size)
+            amplitude, path = amplitude * rim, path + lens
+        path *= np.float32(2 * np.pi / contrast.wavelength)
+        wave = np.empty(path.shape, np.complex64)
+        wave.real, wave.imag = amplitude * np.cos(path), amplitude * np.sin(path)
+        image = partially_coherent(
+            wave,
+            contrast,
+            scene.pixel_size,
+            self.numerical_aperture,
+            contrast.focus + scene.focus,
+            self.refractive_index,
+            self.spherical,
+        )[scene.window]
+        lamp = self.illumination(scene.shape, self.shading) * dust(self.camera_seed, scene.shape, self.dust)
+        return image * (lamp * np.float32(self.lamp * self.exposure))
+
+    def _known(self, channel: str, among: Mapping[str, Any]) -> Any:
+        if channel not in among:
+            known = ", ".join([*self.channels, *self.contrasts])
+            raise ValueError(f"Microscope.image: unknown channel {channel!r}; choose from {known}")
+        return among[channel]
+
+    def illumination(self, shape: tuple[int, int], vignetting: float | None = None) -> np.ndarray:
         """Relative illumination of the field, float32 Y X, 1 at the brightest point."""
+        vignetting = self.vignetting if vignetting is None else vignetting
         y = (np.arange(shape[0], dtype=np.float32) + 0.5) / shape[0] - self.lit[0]
         x = (np.arange(shape[1], dtype=np.float32) + 0.5) / shape[1] - self.lit[1]
         farthest = max(self.lit[0], 1 - self.lit[0]) ** 2 + max(self.lit[1], 1 - self.lit[1]) ** 2
-        return (1.0 - self.vignetting / farthest * (y[:, None] ** 2 + x[None, :] ** 2)).astype(np.float32)
+        return (1.0 - vignetting / farthest * (y[:, None] ** 2 + x[None, :] ** 2)).astype(np.float32)
 
     def expose(self, photons: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Camera counts for expected photons (Y X): Poisson and read noise, fixed pattern, gain, offset and clipping.

@@ -34,16 +34,30 @@ def pupil_psf(
     size = (2 * half + 1) * over
     axis = np.fft.fftfreq(size, d=pixel_size / over)
     radius2 = axis[:, None] ** 2 + axis[None, :] ** 2
-    inside = radius2 <= cutoff**2
-    rho2 = np.where(inside, radius2, 0.0) / cutoff**2
-    path = defocus * np.sqrt(refractive_index**2 - numerical_aperture**2 * rho2) / wavelength
-    path += spherical * (6.0 * rho2**2 - 6.0 * rho2 + 1.0)
+    inside, path = pupil(radius2, numerical_aperture, wavelength, defocus, refractive_index, spherical)
     amplitude = scipy.fft.ifft2(inside * np.exp(2j * np.pi * path))
     fine = np.fft.fftshift(np.abs(amplitude) ** 2)
     psf = fine.reshape(2 * half + 1, over, 2 * half + 1, over).sum(axis=(1, 3))
     psf /= psf.sum()
     psf.flags.writeable = False
     return psf
+
+
+def pupil(
+    radius2: np.ndarray,
+    numerical_aperture: float,
+    wavelength: float,
+    defocus: float,
+    refractive_index: float,
+    spherical: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """What an objective passes (bool) and its phase in waves at squared spatial frequencies `radius2` (per um^2)."""
+    cutoff = numerical_aperture / wavelength
+    inside = radius2 <= cutoff**2
+    rho2 = np.where(inside, radius2, 0.0) / cutoff**2
+    path = defocus * np.sqrt(refractive_index**2 - numerical_aperture**2 * rho2) / wavelength
+    path += spherical * (6.0 * rho2**2 - 6.0 * rho2 + 1.0)
+    return inside, path
 
 
 def transfer(psf: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Nuclear phenotype: the named parameters of a population, and how a dose of a drug shifts them."""
+"""Phenotype: the named parameters of a population of cells, and how a dose of a drug shifts them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 @dataclass(frozen=True)
 class Phenotype:
-    """Parameters of a population of nuclei; the defaults are fitted on half of the wells of BBBC039.
+    """Parameters of a population of cells; the defaults for nuclei are fitted on half of the wells of BBBC039.
 
     Lengths are micrometres, areas square micrometres, densities per square millimetre, fractions 0..1, DNA contents
     multiples of a G1 nucleus, and brightness is relative to the mean of a G1 nucleus of median area.
@@ -40,6 +40,16 @@ class Phenotype:
     medium: float = 0.115  # fluorescence of the medium
     artefact_density: float = 0.5  # foreign objects per mm2, whatever the dose
     debris_per_dead_cell: float = 0.05  # floating debris that rises with cell death
+    cell_ratio: float = 3.2  # median area of a cell in multiples of its nucleus
+    cell_irregularity: float = 0.2  # relative amplitude of the cell outline's harmonics
+    thickness: float = 5.0  # micrometres at the middle of a cell
+    granularity: float = 0.06  # standard deviation of the log of the thickness over about a micrometre
+    droplets: float = 25.0  # lipid droplets per cell
+    cytosol: float = 1.0  # dye of the cytosol (GFP), relative
+    er: float = 1.0  # amount of endoplasmic reticulum, relative
+    er_fraction: float = 0.85  # share of the cell's radius that it reaches
+    golgi: float = 1.0  # extent of the Golgi ribbon, relative
+    control: float = 3000.0  # spots per mm2 of cell of the organelle that only fluorescence shows
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -51,6 +61,10 @@ class Phenotype:
                 raise ValueError(f"Phenotype.{field.name} is {value}; it must lie between 0 and {top:g}")
         if self.area == 0.0:
             raise ValueError("Phenotype.area is 0; give the median area of a G1 nucleus in square micrometres")
+        if self.cell_ratio < 1.0:
+            raise ValueError(
+                f"Phenotype.cell_ratio is {self.cell_ratio}; a cell is at least as large as its nucleus: 1"
+            )
         rare = self.s_fraction + self.g2_fraction + self.mitotic_fraction + self.pyknotic_fraction
         if rare > 1.0 + 1e-9:
             raise ValueError(
@@ -84,6 +98,17 @@ class Phenotype:
             values |= {name: values.get(name, getattr(self, name)) / total for name in phases}
         return replace(self, **values)
 
+
+# Three lines of CHO cells as named by the thesis; their numbers are chosen, not measured.
+CELL_LINES: Mapping[str, Phenotype] = MappingProxyType(
+    {
+        "CHOZN": Phenotype(density=900.0, area=150.0, eccentricity=0.6, alignment=0.1, cell_ratio=2.8, thickness=5.5),
+        "PHX": Phenotype(density=650.0, area=185.0, eccentricity=0.65, alignment=0.1, droplets=35.0, er=1.4, golgi=0.7),
+        "H19": Phenotype(
+            density=1000.0, area=140.0, eccentricity=0.55, alignment=0.1, thickness=6.0, er=1.2, golgi=1.5, cytosol=1.6
+        ),
+    }
+)
 
 MODES_OF_ACTION: Mapping[str, Mapping[str, float]] = MappingProxyType(
     {

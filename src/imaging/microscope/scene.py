@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -13,6 +14,7 @@ from skimage.measure import regionprops
 from .artefacts import COARSE, Layer, draw_artefacts
 from .cells import PHASES, draw_bodies, place
 from .drawing import paint
+from .organelles import HOSTS, ORGANELLES, Anatomy
 from .phenotype import Phenotype
 
 MARGIN = 20.0  # micrometres drawn around the field, so that what lies across its edge is cut and glows into it
@@ -35,7 +37,8 @@ class Scene:
     transmission: np.ndarray | None = field(repr=False)
     _labels: np.ndarray = field(repr=False)
     _artefacts: np.ndarray = field(repr=False)
-    _cells: pd.DataFrame = field(repr=False)
+    _nuclei: pd.DataFrame = field(repr=False)
+    _anatomy: Anatomy = field(repr=False)
 
     @classmethod
     def draw(
@@ -66,8 +69,7 @@ class Scene:
         bodies = draw_bodies(cells_rng, phenotype, int(cells_rng.poisson(phenotype.density * mm2)), pixel_size)
         bodies = place(cells_rng, bodies, canvas, phenotype, pixel_size)
         g1_area = phenotype.area / pixel_size**2
-        labels, density = paint(paint_rng, bodies, canvas, g1_area, phenotype.nucleoli, pixel_size)
-        density *= np.float32(phenotype.stain)
+        nuclei = paint(paint_rng, bodies, canvas, g1_area, phenotype.nucleoli, pixel_size)
 
         dead = len(np.unique(bodies.cell[bodies.phase == PHASES.index("pyknotic")]))
         foreign = int(artefact_rng.poisson(phenotype.artefact_density * mm2))
@@ -75,18 +77,19 @@ class Scene:
         extra, mask, transmission = draw_artefacts(artefact_rng, canvas, foreign, floating, pixel_size)
 
         window = np.s_[margin : margin + shape[0], margin : margin + shape[1]]
-        seen = np.bincount(labels[window].ravel(), minlength=len(bodies) + 1)[1:] > 0
+        seen = np.bincount(nuclei.labels[window].ravel(), minlength=len(bodies) + 1)[1:] > 0
         number = np.concatenate([[0], np.cumsum(seen) * seen]).astype(np.int32)
-        cells = pd.DataFrame(
+        table = pd.DataFrame(
             {
                 "CellCycle_Phase": np.array(PHASES, dtype=object)[bodies.phase[seen]],
                 "DNA_Content": bodies.content[seen],
                 "Parent_Cell": np.unique(bodies.cell[seen], return_inverse=True)[1].reshape(-1) + 1,
             }
         )
-        layers = (Layer("dna", 0.0, density), *extra)
+        layers = (Layer("dna", 0.0, nuclei.density * np.float32(phenotype.stain)), *extra)
+        labels, anatomy = number[nuclei.labels[window]], Anatomy(seed, phenotype, pixel_size, bodies, nuclei)
         return cls(
-            seed, shape, pixel_size, phenotype, focus, layers, transmission, number[labels[window]], mask[window], cells
+            seed, shape, pixel_size, phenotype, focus, layers, transmission, labels, mask[window], table, anatomy
         )
 
     @property
@@ -102,6 +105,70 @@ class Scene:
         """Where an artefact adds or takes over a tenth of the light of a G1 nucleus, bool Y X."""
         return self._artefacts.copy()
 
+    def mask(self, name: str) -> np.ndarray:
+        """Where the nuclei, cells or an organelle (er, golgi, cytosol, control) truly are, bool Y X.
+
+        ER: the region that its network fills, without the nucleus; Golgi and control: where their dye is dense;
+        cytosol: cells that have dye, nucleus included. Overlapping cells do not occur: neighbours share a border.
+        Raises ValueError for another name.
+        """
+        if name in ("nuclei", "cells"):
+            return (self._labels if name == "nuclei" else self._cells) > 0
+        if name not in ORGANELLES:
+            raise ValueError(f"Scene.mask: no {name!r}; choose from nuclei, cells, {', '.join(ORGANELLES)}")
+        return getattr(self._anatomy, name).mask[self.window].copy()
+
+    def cell_labels(self) -> np.ndarray:
+        """True cell bodies, int32 Y X: 1..n follow the rows of cells(), first those with a nucleus in the field.
+
+        A cell has the number that measurements() gives its nuclei as Parent_Cell.
+        """
+        return self._cells.copy()
+
+    def organelle(self, name: str) -> Layer:
+        """The dye of one of ORGANELLES as a layer at the height of the nuclei."""
+        return Layer(name, 0.0, getattr(self._anatomy, name).density)
+
+    def optical_path(self, indices: Mapping[str, float]) -> np.ndarray:
+        """Optical path in excess of the medium's on the canvas, float32 Y X in micrometres; `indices` as INDICES.
+
+        Foreign objects in the plane of the cells refract as well: a G1 nucleus' light of junk is taken for 1 um.
+        """
+        path = self._anatomy.optical_path(indices)
+        for layer in self.layers[1:]:
+            if layer.step == 1:
+                path += np.float32(indices["foreign"] - indices[HOSTS["foreign"]]) * layer.density
+        return path
+
+    def cells(self) -> pd.DataFrame:
+        """Truth table, one row per label of cell_labels(): areas in pixels, intensities as dye before any optics."""
+        labels = self._cells
+        n = int(labels.max(initial=0))
+        table = {
+            "ObjectNumber": np.arange(1, n + 1),
+            "AreaShape_Area": np.bincount(labels.ravel(), minlength=n + 1)[1:],
+        }
+        for name in ORGANELLES:
+            density, where = (array[self.window].ravel() for array in getattr(self._anatomy, name))
+            table[f"AreaShape_Area_{name}"] = np.bincount(labels.ravel(), where, n + 1)[1:].astype(int)
+            table[f"Intensity_IntegratedIntensity_{name}"] = np.bincount(labels.ravel(), density, n + 1)[1:]
+        return pd.DataFrame(table)
+
+    @property
+    def window(self) -> tuple[slice, slice]:
+        """The field's place on the canvas."""
+        return np.s_[self.margin : self.margin + self.shape[0], self.margin : self.margin + self.shape[1]]
+
+    @cached_property
+    def _cells(self) -> np.ndarray:
+        cells, window = self._anatomy.cells, self._anatomy.cells.labels[self.window]
+        seen = np.unique(self._anatomy.nuclei.labels[self.window])
+        first = np.searchsorted(cells.number, np.unique(self._anatomy.bodies.cell[seen[seen > 0] - 1])) + 1
+        order = np.concatenate([first, np.setdiff1d(window, [0, *first])])
+        number = np.zeros(len(cells.number) + 1, np.int32)
+        number[order] = np.arange(1, len(order) + 1)
+        return number[window]
+
     def measurements(self) -> pd.DataFrame:
         """Truth table under CellProfiler's names, one row per label; pixels, and intensities in units of a G1 nucleus.
 
@@ -111,7 +178,7 @@ class Scene:
 
     @cached_property
     def _measurements(self) -> pd.DataFrame:
-        labels, n = self._labels, len(self._cells)
+        labels, n = self._labels, len(self._nuclei)
         ys, xs = np.nonzero(labels)
         owner = labels[ys, xs] - 1
         dye = self.layers[0].density[self.margin :, self.margin :][ys, xs]
@@ -139,7 +206,7 @@ class Scene:
                 "Intensity_IntegratedIntensity_DNA": integrated,
                 "Intensity_MeanIntensity_DNA": integrated / area,
             }
-        ).join(self._cells)
+        ).join(self._nuclei)
 
 
 def _margin(pixel_size: float) -> int:
