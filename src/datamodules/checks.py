@@ -33,6 +33,37 @@ def file_columns(index: pd.DataFrame) -> list[str]:
     return [column for column in index if column.startswith(PREFIXES)]
 
 
+def require_channels(index: pd.DataFrame, channels: Sequence[str], source: str) -> None:
+    """Raise TableError, naming those there are, for a channel that the index does not have."""
+    have = [column.removeprefix("image_") for column in index if column.startswith("image_")]
+    if missing := [name for name in channels if name not in have]:
+        raise TableError(f"{source} has no channel {missing[0]!r}; the channels of data can name: {', '.join(have)}")
+
+
+def of_channels(index: pd.DataFrame, channels: Sequence[str], source: str) -> pd.DataFrame:
+    """Return the index with the images of these channels alone, in their order.
+
+    Plates on which no field has one of them (stained for something else) are left out, and the log says so. Raises
+    TableError for a channel that no field has.
+    """
+    require_channels(index, channels, source)
+    columns = [f"image_{name}" for name in channels]
+    bare = pd.Series(False, index.index)
+    for column in columns:
+        bare |= ~index[column].notna().groupby(index["plate"]).transform("any")
+    if bare.any() and not bare.all():
+        plates = index.loc[bare, "plate"].unique()
+        some = ", ".join(plates[:5]) + (", ..." if len(plates) > 5 else "")
+        log.warning(
+            "%s: %d fields of %d plates have no %s and are left out: %s",
+            *(source, bare.sum(), len(plates), " or no ".join(columns), some),
+        )
+    rest = [column for column in index if not column.startswith("image_")]
+    kept = index.loc[~bare | bare.all(), [*rest, *columns]]
+    kept.attrs = dict(index.attrs)
+    return kept
+
+
 def check_index(index: pd.DataFrame, source: str) -> pd.DataFrame:
     """Return the index, or raise TableError for the first thing in it that cannot be right; opens no file."""
     images = [column for column in index if column.startswith("image_")]
@@ -40,6 +71,7 @@ def check_index(index: pd.DataFrame, source: str) -> pd.DataFrame:
         empty = index.index[index[column].isna()]
         if len(empty):
             mend = "write micrometres per pixel, or set data.pixel_size" if column == "pixel_size" else "fill it"
+            mend += ", or leave the row out" if column in images else ""
             where = f"row {empty[0] + 2}, column {column}"
             raise TableError(f"{source}: {where} is empty (id {index['id'][empty[0]]}, {len(empty)} rows); {mend}")
     wrong = index.index[~index["pixel_size"].between(*PIXEL_SIZES)]
@@ -78,7 +110,7 @@ def _files(index: pd.DataFrame) -> Iterator[tuple[int, str, str]]:
 
 
 def check_images(index: pd.DataFrame, on_bad_image: str = "stop", stained: Sequence[str] = ()) -> ImageReport:
-    """Check the files of an index before training: present, readable, one size (Y X) per field, one channel each.
+    """Check the files of an index before training: readable, one channel each; per field of one size and different.
 
     Every pixel is decoded (NaN, constant and truncated images); a constant mask or empty label image is no problem.
     Images of the channels `stained` must show bright objects on a dark ground.
@@ -111,6 +143,8 @@ def check_images(index: pd.DataFrame, on_bad_image: str = "stop", stained: Seque
                     read_labels(row[column])
             except ImageError as error:
                 problems.append({"id": row["id"], "reason": f"{column}: {error}"})
+        if same := _same_pixels(digests[-1], row):
+            problems.append({"id": row["id"], "reason": same})
         if len(set(shapes.values())) > 1:
             sizes = ", ".join(f"{column} {y}x{x}" for column, (y, x) in shapes.items())
             reason = f"sizes differ ({sizes}; {row[next(iter(shapes))]}); crop or export them to one size"
@@ -124,6 +158,18 @@ def check_images(index: pd.DataFrame, on_bad_image: str = "stop", stained: Seque
         mend = "\ncorrect them, or set data.on_bad_image=skip"
         raise TableError(f"{root}: {len(lines)} problems:\n  " + "\n  ".join(lines[:10]) + more + mend)
     return ImageReport(problems, digests)
+
+
+def _same_pixels(digests: dict[str, str], row: pd.Series) -> str | None:
+    """Which two channels of a field are one image, and what to do."""
+    seen: dict[str, str] = {}
+    for column, digest in digests.items():
+        first = seen.setdefault(digest, column)
+        if first != column:
+            files = list(dict.fromkeys((str(row[first]), str(row[column]))))
+            what = "are one file" if len(files) == 1 else "have the same pixels"
+            return f"{first} and {column} {what} ({' and '.join(files)}); name the file of each channel"
+    return None
 
 
 def _digest(image: np.ndarray) -> str:

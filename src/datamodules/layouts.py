@@ -32,14 +32,19 @@ class Layout:
     `pattern` is searched in the path relative to the root, with "/" between folders; its groups are well, or row and
     column; and plate, field and channel where the names have them. Files that differ in `exposure` alone are fields of
     their own with one parent. `objects` gives, per channel, the path of the label image from the folder of the image.
+    `paired` is a channel that each field has beside another one: files without their partner are no field. A
+    `phenotype` in the name becomes a column; without a well it stands for one, since a well holds one phenotype.
     """
 
     pattern: str
     pixel_size: float | None = None
     channels: Mapping[str, str] = field(default_factory=dict)
     objects: Mapping[str, str] = field(default_factory=dict)
+    paired: str | None = None
 
 
+_WORD = r"(?:[^/]*[^A-Za-z0-9/])?"  # whatever stands before a word of a file's name
+_END = r"(?=[^A-Za-z0-9/])"
 PRESETS: dict[str, Layout] = {
     "bbbc039": Layout(
         rf"(?:^|/)images/IXMtest_{_WELL}_s(?P<field>\d+)_(?P<channel>w\d){_GUID}\.tif$",
@@ -69,6 +74,15 @@ PRESETS: dict[str, Layout] = {
     "phirm_artefacts": Layout(
         rf"(?:^|/)(?P<plate>[^/]+?)-6(?P<channel>dapi|cfp)_{_WELL}_s(?P<field>\d+)_w(?P<exposure>\d){_GUID}\.tiff?$",
         channels={"dapi": "nuclei", "cfp": "artefacts"},
+    ),
+    # The label-free thesis: plate / DIC and one folder per stain, named by its molecule; a file's name holds an index
+    # from 1 to 100 and the phenotype, in either order. Names with a second number of up to 3 digits are not guessed at.
+    # Positions are random, so no well is known. What another stain shows is told with --channel.
+    "cho_pairs": Layout(
+        rf"(?:^|(?:^|/)(?P<plate>[^/]+)/)(?P<channel>[^/]+)/(?={_WORD}(?P<phenotype>CHOZN|PHX|H19){_END})"
+        rf"(?!{_WORD}\d{{1,3}}{_END}.{_WORD}\d{{1,3}}{_END})(?={_WORD}0*(?P<field>100|[1-9]\d?){_END})[^/]*\.tiff?$",
+        channels={"dic": "dic", "hoechst": "nuclei", "dapi": "nuclei"},
+        paired="dic",
     ),
     # Letters from Q on are sites, times, waves and planes here.
     "plain": Layout(
@@ -107,13 +121,17 @@ def build_index(
     used = set(matches)
     for path, found in matches.items():
         groups = {key: value for key, value in found.groupdict().items() if value is not None}
+        if "phenotype" in groups:
+            groups["phenotype"] = groups["phenotype"].upper()
+            groups.setdefault("well", groups["phenotype"])
         plate, well, number = groups.get("plate", root.name), _well(root, path, groups), groups.get("field", "1")
         key = (plate, well, number + (f"w{groups['exposure']}" if "exposure" in groups else ""))
         row = rows.setdefault(key, {"plate": plate, "well": well, "field": key[2], "pixel_size": known})
+        if "phenotype" in groups:
+            row["phenotype"] = groups["phenotype"]
         if "exposure" in groups:
             row["parent"] = f"{plate}_{well}_{number}"
-        channel = groups.get("channel", "0").lower() if layout.channels else groups.get("channel", "0")
-        channel = names.get(channel, channel)
+        channel = names.get(groups.get("channel", "0"), groups.get("channel", "0"))
         column = channel if channel.startswith(PREFIXES) else f"image_{channel}"
         if column in row:
             raise TableError(
@@ -126,6 +144,8 @@ def build_index(
             if label.is_file():
                 row[f"objects_{channel}"] = str(label)
                 used.add(os.path.relpath(label, root).replace(os.sep, "/"))
+    if layout.paired:
+        used -= _drop_single(root, rows, f"image_{layout.paired}")
     index = pd.DataFrame([rows[key] for key in sorted(rows)])
     index = with_defaults(fill_pixel_size(index, pixel_size, str(root)), root.name)
     if index["pixel_size"].isna().any():
@@ -135,6 +155,24 @@ def build_index(
         )
     index.attrs.update(layout=name, unmatched=[path for path in files if path not in used])
     return index
+
+
+def _drop_single(root: Path, rows: dict[tuple[str, str, str], dict[str, object]], column: str) -> set[str]:
+    """Take out the fields that lack this column or have no other image; the paths of their files. TableError if all."""
+    single: dict[tuple[str, str, str], list[str]] = {}
+    for key, row in rows.items():
+        images = [name for name in row if name.startswith("image_")]
+        if column not in images or len(images) == 1:
+            single[key] = [Path(str(row[name])).relative_to(root).as_posix() for name in images]
+    if len(single) == len(rows):
+        first = next(iter(single.values()))[0]
+        raise TableError(
+            f"{root}: no {column} has a partner of the same plate, phenotype and index (the first alone is {first}); "
+            "copy the folders of DIC and of the stain into one folder per plate"
+        )
+    for key in single:
+        del rows[key]
+    return {path for paths in single.values() for path in paths}
 
 
 def fill_pixel_size(index: pd.DataFrame, given: float | None, source: str) -> pd.DataFrame:
@@ -216,10 +254,7 @@ def _choose(root: Path, pattern: str, files: list[str]) -> tuple[str, Layout]:
     if pattern in PRESETS:
         return pattern, PRESETS[pattern]
     if pattern == "auto":
-        counts = {
-            name: sum(re.search(layout.pattern, path, re.IGNORECASE) is not None for path in files)
-            for name, layout in PRESETS.items()
-        }
+        counts = {name: _matching(layout, files) for name, layout in PRESETS.items()}
         # Plain names also fit those of some microscopes, and a microscope's those of data sets made with it.
         rank = {name: 2 if layout.channels else int(name != "plain") for name, layout in PRESETS.items()}
         best = max(counts, key=lambda name: (counts[name] > 0, rank[name], counts[name]))
@@ -243,6 +278,14 @@ def _choose(root: Path, pattern: str, files: list[str]) -> tuple[str, Layout]:
     return "regex", Layout(pattern)
 
 
+def _matching(layout: Layout, files: list[str]) -> int:
+    """How many files the layout matches; none where the channel is missing that every field should have."""
+    found = [match for path in files if (match := re.search(layout.pattern, path, re.IGNORECASE))]
+    if layout.paired and not any(match["channel"].lower() == layout.paired for match in found):
+        return 0
+    return len(found)
+
+
 def _channel_names(
     root: Path, layout: Layout, channels: Mapping[str, str] | None, matches: Mapping[str, re.Match[str]]
 ) -> dict[str, str]:
@@ -252,7 +295,8 @@ def _channel_names(
         raise TableError(
             f"{root}: no file has channel {', '.join(sorted(unknown))}; the file names say {', '.join(sorted(present))}"
         )
-    return {**layout.channels, **(channels or {})}
+    known = {name: layout.channels.get(name.lower(), name.lower()) for name in present} if layout.channels else {}
+    return {**known, **(channels or {})}
 
 
 def _well(root: Path, path: str, groups: Mapping[str, str]) -> str:

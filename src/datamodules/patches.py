@@ -1,4 +1,4 @@
-"""Patches of fields of view with holes in them: the dataset behind the inpainting DataModules."""
+"""Patches of fields of view: what their datasets share, and patches with holes for the inpainting DataModules."""
 
 import zlib
 from collections.abc import Callable, Sequence
@@ -17,8 +17,8 @@ from ..imaging.tiles import Zoom
 from .layouts import TableError
 from .scaling import Scaling
 
-# Fields kept in memory per process; a 2160 x 2160 field of 16 bit is 9 MB.
-CACHED_FIELDS = 64
+# Images kept in memory per process; one of 2160 x 2160 pixels of 16 bit is 9 MB.
+CACHED_IMAGES = 64
 
 EdgeMaker = Callable[..., np.ndarray]  # image Y X C and rng to edges Y X: see imaging/edges.py
 
@@ -46,8 +46,8 @@ class FieldReader:
         self.channels = list(channels)
         self.objects = objects
         self.factors = [1.0] * len(index) if factors is None else [float(factor) for factor in factors]
-        self._image = lru_cache(CACHED_FIELDS)(self._read)
-        self._labels = lru_cache(CACHED_FIELDS)(self._read_labels)
+        self._image = lru_cache(max(CACHED_IMAGES // len(self.channels), 4))(self._read)
+        self._labels = lru_cache(CACHED_IMAGES)(self._read_labels)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("index", "channels", "objects", "factors")}
@@ -81,14 +81,89 @@ class FieldReader:
         return None if labels is None else labels != 0
 
 
-class Patches(Dataset):
-    """Patches cut from fields, each with a hole; indexed by (epoch, index).
+class Crops(Dataset):
+    """Windows (row, y, x) of fields, cut and scaled; indexed by (epoch, index).
 
-    Everything random (jitter of the window, augmentation, hole) is drawn from (seed, epoch, index) when training and
-    from (seed, id) otherwise, so that a resumed run and a second evaluation see the same samples. Not training, every
-    patch stands once per area band of the masks and carries a `donor`, the same window of a field of another well.
-    `edges` adds the edge map of the whole patch. Raises ValueError for a training patch whose mask covers nothing or
-    everything.
+    Everything random is drawn from (seed, epoch, index) when training and from (seed, id) otherwise, so that a resumed
+    run and a second evaluation see the same samples.
+    """
+
+    def __init__(
+        self,
+        reader: FieldReader,
+        windows: Sequence[tuple[int, int, int]],
+        zoom: Zoom,
+        scaling: Scaling,
+        seed: int,
+        train: bool = False,
+    ) -> None:
+        self.reader, self.windows, self.zoom = reader, list(windows), zoom
+        self.scaling, self.seed, self.train = scaling, seed, train
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def name(self, index: int) -> str:
+        """The id of a sample: field and window."""
+        return self._named(self.windows[index])
+
+    def _named(self, window: tuple[int, int, int]) -> str:
+        row, y, x = window
+        return f"{self.reader.index['id'].iloc[row]}_y{y}_x{x}"
+
+    def _rng(self, epoch: int, index: int) -> np.random.Generator:
+        name = zlib.crc32(self.name(index).encode())
+        return np.random.default_rng([self.seed, epoch, index] if self.train else [self.seed, name])
+
+    def _about(self, index: int, row: int) -> dict[str, Any]:
+        """The keys of a sample that every kind of patch has."""
+        width = self.zoom.scale * float(self.reader.index["pixel_size"].iloc[row])
+        return {
+            "id": self.name(index),
+            "group": str(self.reader.index["group"].iloc[row]),
+            "valid": torch.ones(1, self.zoom.size, self.zoom.size),
+            "pixel_size": torch.full((2,), width),
+        }
+
+    def _jitter(self, row: int, y: int, x: int, rng: np.random.Generator) -> tuple[int, int]:
+        """Moves a window by up to half a stride, within the field, so that a small plate gives many patches."""
+        reach = self.zoom.stride // 2
+        height, width = self.reader.image(row)[0].shape
+        move = rng.integers(-reach, reach + 1, size=2)
+        return (
+            int(np.clip(y + move[0], 0, height - self.zoom.crop)),
+            int(np.clip(x + move[1], 0, width - self.zoom.crop)),
+        )
+
+    def _cut(self, row: int, y: int, x: int) -> np.ndarray:
+        """One window of all channels, scaled: Y X C float32 in [0, 1]."""
+        channels = zip(self.reader.channels, self.reader.image(row), strict=True)
+        return np.stack([self._scaled(self.zoom.cut(field, y, x), row, name, field) for name, field in channels], -1)
+
+    def _scaled(self, patch: np.ndarray, row: int, channel: str, field: np.ndarray) -> np.ndarray:
+        """A patch of one channel, cut from `field` (both Y X, counts), in [0, 1]."""
+        return self.scaling.apply(patch, str(self.reader.index["plate"].iloc[row]), channel, field)
+
+    def _donor(self, row: int, rng: np.random.Generator, unit: str = "group") -> int:
+        """A field of the same size of another well (or other `unit`), of any split; TableError where there is none."""
+        units = self.reader.index[unit].to_numpy()
+        shape = self.reader.image(row)[0].shape
+        for other in rng.permutation(np.flatnonzero(units != units[row])):
+            if self.reader.image(other)[0].shape == shape:
+                return int(other)
+        raise TableError(
+            f"no other {'well' if unit == 'group' else 'place'} has a field of {shape[0]}x{shape[1]} like "
+            f"{self.reader.index['id'].iloc[row]}, so that no patch of another field can stand beside the model: add "
+            "wells, or fields of that size"
+        )
+
+
+class Patches(Crops):
+    """Patches cut from fields, each with a hole; what is random is the window's jitter, the augmentation and the hole.
+
+    Not training, every patch stands once per area band of the masks and carries a `donor`, the same window of a field
+    of another well. `edges` adds the edge map of the whole patch. Raises ValueError for a training patch whose mask
+    covers nothing or everything.
     """
 
     def __init__(
@@ -104,9 +179,8 @@ class Patches(Dataset):
         bands: Sequence[tuple[float, float]] | None = None,
         edges: EdgeMaker | None = None,
     ) -> None:
-        self.reader, self.windows, self.zoom = reader, list(windows), zoom
-        self.scaling, self.masks, self.seed = scaling, masks, seed
-        self.augment, self.train, self.edges = augment, train, edges
+        super().__init__(reader, windows, zoom, scaling, seed, train)
+        self.masks, self.augment, self.edges = masks, augment, edges
         # Masks without bands are drawn once per patch, whatever their area.
         self.bands: list[tuple[float, float] | None] = [*(masks.bands if bands is None else bands)] or [None]
 
@@ -115,9 +189,8 @@ class Patches(Dataset):
 
     def name(self, index: int) -> str:
         """The id of a sample: field, window, and when not training the hole's area band in per cent."""
-        (row, y, x), band = self._sample(index)
-        field = f"{self.reader.index['id'].iloc[row]}_y{y}_x{x}"
-        return field if band is None else f"{field}_{100 * band[0]:g}-{100 * band[1]:g}"
+        window, band = self._sample(index)
+        return self._named(window) if band is None else f"{self._named(window)}_{100 * band[0]:g}-{100 * band[1]:g}"
 
     def _sample(self, index: int) -> tuple[tuple[int, int, int], tuple[float, float] | None]:
         if self.train:
@@ -127,9 +200,7 @@ class Patches(Dataset):
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         epoch, index = key
         (row, y, x), band = self._sample(index)
-        name = self.name(index)
-        entropy = [self.seed, epoch, index] if self.train else [self.seed, zlib.crc32(name.encode())]
-        rng = np.random.default_rng(entropy)
+        rng = self._rng(epoch, index)
         if self.train:
             y, x = self._jitter(row, y, x, rng)
         image, labels = self._cut(row, y, x), self.reader.labels(row)
@@ -139,38 +210,21 @@ class Patches(Dataset):
         mask = self.masks.draw(rng, image.shape[:2], band)
         if self.train and (not mask.any() or mask.all()):
             raise ValueError(
-                f"{name}: the mask covers {'every pixel' if mask.any() else 'no pixel'}, so there is nothing to learn "
-                f"(epoch {epoch}); set data.masks.bands to shares between 0 and 1, or lower data.masks.dilation"
+                f"{self.name(index)}: the mask covers {'every pixel' if mask.any() else 'no pixel'}, so there is "
+                f"nothing to learn (epoch {epoch}); set data.masks.bands to shares between 0 and 1, or lower "
+                "data.masks.dilation"
             )
 
-        item: dict[str, Any] = {"id": name, "group": str(self.reader.index["group"].iloc[row])}
-        item["source"] = item["target"] = _tensor(image)
-        item["mask"] = _tensor(mask[..., None].astype(np.float32))
-        item["valid"] = torch.ones_like(item["mask"])
-        item["pixel_size"] = torch.full((2,), self.zoom.scale * float(self.reader.index["pixel_size"].iloc[row]))
+        item = self._about(index, row)
+        item["source"] = item["target"] = tensor(image)
+        item["mask"] = tensor(mask[..., None].astype(np.float32))
         if objects is not None:
-            item["objects"] = torch.from_numpy(np.ascontiguousarray(objects[None].astype(np.int32)))
+            item["objects"] = instances(objects)
         if not self.train:
-            item["donor"] = _tensor(self._cut(self._donor(row, rng), y, x))
+            item["donor"] = tensor(self._cut(self._donor(row, rng), y, x))
         if self.edges is not None:
-            item["edges"] = _tensor(self.edges(image, rng)[..., None])
+            item["edges"] = tensor(self.edges(image, rng)[..., None])
         return item
-
-    def _jitter(self, row: int, y: int, x: int, rng: np.random.Generator) -> tuple[int, int]:
-        """Moves a window by up to half a stride, within the field, so that a small plate gives many patches."""
-        reach = self.zoom.stride // 2
-        height, width = self.reader.image(row)[0].shape
-        move = rng.integers(-reach, reach + 1, size=2)
-        return (
-            int(np.clip(y + move[0], 0, height - self.zoom.crop)),
-            int(np.clip(x + move[1], 0, width - self.zoom.crop)),
-        )
-
-    def _cut(self, row: int, y: int, x: int) -> np.ndarray:
-        """One window of all channels, scaled: Y X C float32 in [0, 1]."""
-        plate = str(self.reader.index["plate"].iloc[row])
-        channels = zip(self.reader.channels, self.reader.image(row), strict=True)
-        return np.stack([self.scaling.apply(self.zoom.cut(field, y, x), plate, name) for name, field in channels], -1)
 
     def _augmented(
         self, image: np.ndarray, objects: np.ndarray | None, rng: np.random.Generator
@@ -183,22 +237,15 @@ class Patches(Dataset):
         out = self.augment(image=image, mask=objects)
         return out["image"], out["mask"]
 
-    def _donor(self, row: int, rng: np.random.Generator) -> int:
-        """A field of the same size of another well, of any split; TableError where there is none."""
-        groups = self.reader.index["group"].to_numpy()
-        shape = self.reader.image(row)[0].shape
-        for other in rng.permutation(np.flatnonzero(groups != groups[row])):
-            if self.reader.image(other)[0].shape == shape:
-                return int(other)
-        raise TableError(
-            f"no other well has a field of {shape[0]}x{shape[1]} like {self.reader.index['id'].iloc[row]}, so that no "
-            "patch of another field can stand beside the model: add wells, or fields of that size"
-        )
 
-
-def _tensor(image: np.ndarray) -> torch.Tensor:
+def tensor(image: np.ndarray) -> torch.Tensor:
     """Y X C to C Y X."""
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+
+
+def instances(labels: np.ndarray) -> torch.Tensor:
+    """Labels Y X to 1 Y X int32."""
+    return torch.from_numpy(np.ascontiguousarray(labels[None].astype(np.int32)))
 
 
 def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:

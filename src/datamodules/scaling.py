@@ -1,7 +1,7 @@
 """Camera counts to [0, 1] and back, by a fixed range per plate fitted on training wells; and the pixel size."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,11 +14,13 @@ class Scaling:
 
     `kind="plate"` maps the range fitted on training wells to [0, 1] and clips, so that intensities of one plate can be
     compared and inverted. `kind="paper"` stretches every patch from its own minimum to its own maximum in 256 steps
-    (Sharma & Yakimovich, section 3.5): intensities of two patches are then not comparable. `pixel_size` is that of the
-    training fields in micrometres, before any zoom; None until it is known.
+    (Sharma & Yakimovich, section 3.5), `kind="image"` every patch from the minimum to the maximum of its whole field
+    (the label-free thesis, equation 24): intensities of two patches, or of two fields, are then not comparable. The
+    channels in `stretched` are scaled as by "image", whatever the kind. `pixel_size` is that of the training fields in
+    micrometres, before any zoom; None until it is known.
     """
 
-    KINDS = ("plate", "paper")
+    KINDS = ("plate", "paper", "image")
     PERCENTILES = (0.1, 99.95)
 
     def __init__(
@@ -26,12 +28,14 @@ class Scaling:
         kind: str = "plate",
         ranges: dict[str, dict[str, list[float]]] | None = None,
         pixel_size: float | None = None,
+        stretched: Sequence[str] = (),
     ) -> None:
         if kind not in self.KINDS:
             raise ValueError(f"data.scaling={kind} is unknown; it is one of {', '.join(self.KINDS)}")
         self.kind = kind
         self.ranges = ranges or {}
         self.pixel_size = pixel_size
+        self.stretched = list(stretched)
         self._check()
 
     def _check(self) -> None:
@@ -51,6 +55,10 @@ class Scaling:
                         f"from low to high; {mend}"
                     )
 
+    def by_image(self, channel: str) -> bool:
+        """Whether a channel is scaled from the minimum to the maximum of each whole image."""
+        return self.kind == "image" or channel in self.stretched
+
     def fit(self, plate: str, channel: str, fields: Iterable[np.ndarray]) -> list[float]:
         """Takes the range from every eighth pixel of whole fields (each Y X, camera counts)."""
         counts = np.concatenate([field.ravel()[::8] for field in fields])
@@ -58,21 +66,27 @@ class Scaling:
         self.ranges.setdefault(plate, {})[channel] = [low, max(high, low + 1.0)]
         return self.ranges[plate][channel]
 
-    def apply(self, patch: np.ndarray, plate: str, channel: str) -> np.ndarray:
-        """Counts (Y X) to float32 in [0, 1]."""
+    def apply(self, patch: np.ndarray, plate: str, channel: str, field: np.ndarray | None = None) -> np.ndarray:
+        """Counts (Y X) to float32 in [0, 1]; `field` is the whole image of the patch, for channels scaled by that."""
         if self.kind == "paper":
             constant = patch.min() == patch.max()  # an empty corner: nothing to stretch
             return np.zeros(patch.shape, np.float32) if constant else normalise_patch(patch).astype(np.float32) / 255
-        low, high = self.ranges[plate][channel]
+        if self.by_image(channel):
+            if field is None:
+                raise ValueError("a patch is scaled by its whole image: give the field it was cut from")
+            low, high = float(field.min()), float(field.max())
+        else:
+            low, high = self.ranges[plate][channel]
         return np.clip((patch.astype(np.float32) - low) / max(high - low, 1e-6), 0.0, 1.0).astype(np.float32)
 
     def invert(self, values: np.ndarray, plate: str, channel: str) -> np.ndarray:
         """[0, 1] back to camera counts, for a plate's fixed range only."""
-        if self.kind == "paper":
+        if self.kind != "plate" or channel in self.stretched:
             raise ValueError("data.scaling=paper keeps no range to invert; train with data.scaling=plate")
         low, high = self.ranges[plate][channel]
         return values * (high - low) + low
 
     def state(self) -> dict[str, Any]:
         """A plain dict for the checkpoint."""
-        return {"kind": self.kind, "ranges": self.ranges, "pixel_size": self.pixel_size}
+        state = {"kind": self.kind, "ranges": self.ranges, "pixel_size": self.pixel_size}
+        return state | ({"stretched": self.stretched} if self.stretched else {})

@@ -89,7 +89,7 @@ def assign_splits(
     # A set of joined units is named by its smallest unit, so that ids do not move a well to another side.
     names = unit.groupby(family).min()
     order = sorted(names, key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).hexdigest())
-    sizes = _sizes(len(order), {name: fractions[name] for name in SPLITS if fractions.get(name, 0) > 0}, by)
+    sizes = shares(len(order), {name: fractions[name] for name in SPLITS if fractions.get(name, 0) > 0}, by)
     sides = dict(zip(order, (name for name, size in sizes.items() for _ in range(size)), strict=True))
     index["split"] = family.map(names).map(sides)
     check_split(index, f"split by {by}")
@@ -99,8 +99,8 @@ def assign_splits(
     return ordered(index)
 
 
-def _sizes(count: int, fractions: Mapping[str, float], by: str) -> dict[str, int]:
-    """Share count units by largest remainder, at least one each."""
+def shares(count: int, fractions: Mapping[str, float], by: str) -> dict[str, int]:
+    """Share count units (of the kind `by`) by largest remainder, at least one each; TableError for too few."""
     if count < len(fractions):
         raise TableError(
             f"{count} independent {by}s cannot fill the splits {', '.join(fractions)}; add data, write the column "

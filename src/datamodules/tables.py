@@ -21,7 +21,7 @@ import pandas as pd
 
 from ..imaging.files import replacing
 from ..imaging.io import ImageHeader, read_header
-from .checks import check_images, check_index, file_columns
+from .checks import check_images, check_index, file_columns, of_channels
 from .layouts import PRESETS, TableError, build_index, fill_pixel_size, with_defaults
 from .overlaps import join_families
 from .platemap import check_plate_columns, join_plate_map, read_plate_map
@@ -44,11 +44,14 @@ log = logging.getLogger(__name__)
 INDEX_NAMES = ("index.csv", "index.parquet")
 
 
-def read_index(path: str | os.PathLike[str], pixel_size: float | None = None) -> pd.DataFrame:
+def read_index(
+    path: str | os.PathLike[str], pixel_size: float | None = None, channels: Sequence[str] | None = None
+) -> pd.DataFrame:
     """Read and check an index table (CSV or Parquet), or a folder: its index.csv or index.parquet, else build_index.
 
     Paths in the result are absolute. `pixel_size` (micrometres) fills what the table leaves open; without it the image
-    files are asked. `attrs["root"]` is the folder, `attrs["leaky_split"]` whether a well lies on two sides of the
+    files are asked. Of the images, those of `channels` alone are kept, in their order; without it, all, and every row
+    must have them all. `attrs["root"]` is the folder, `attrs["leaky_split"]` whether a well lies on two sides of the
     split. Raises TableError, naming file, row (the first row under the header is row 2), column and mend.
     """
     path = Path(path).resolve()
@@ -58,12 +61,14 @@ def read_index(path: str | os.PathLike[str], pixel_size: float | None = None) ->
         tables = [path / name for name in INDEX_NAMES if (path / name).is_file()]
         if not tables:
             index = build_index(path, pixel_size=pixel_size)
+            unmatched = index.attrs["unmatched"]
             log.info(
-                "%s has no index.csv: built one in memory by the preset %r, %d fields, %d files not matched",
-                *(path, index.attrs["layout"], len(index), len(index.attrs["unmatched"])),
+                "%s has no index.csv: built one in memory by the preset %r, %d fields, %d files not matched%s",
+                *(path, index.attrs["layout"], len(index), len(unmatched)),
+                f": {', '.join(unmatched[:5])}{', ...' if len(unmatched) > 5 else ''}" if unmatched else "",
             )
             index.attrs["root"] = str(path)
-            return check_index(index, str(path))
+            return _checked(index, channels, str(path))
         path = tables[0]
     table = read_table(path)
     check_columns(table, path)
@@ -81,7 +86,13 @@ def read_index(path: str | os.PathLike[str], pixel_size: float | None = None) ->
         table[column] = table[column].map(lambda name: str(path.parent / name), na_action="ignore")
     table = fill_pixel_size(check_plate_columns(table, str(path)), pixel_size, str(path))
     table.attrs["root"] = str(path.parent)
-    return check_index(with_defaults(table, path.parent.name), str(path))
+    return _checked(with_defaults(table, path.parent.name), channels, str(path))
+
+
+def _checked(index: pd.DataFrame, channels: Sequence[str] | None, source: str) -> pd.DataFrame:
+    # Rows are numbered anew last: what is said about one names its row in the file.
+    index = check_index(of_channels(index, channels, source) if channels else index, source)
+    return index.reset_index(drop=True)
 
 
 def write_index(index: pd.DataFrame, path: str | os.PathLike[str]) -> None:

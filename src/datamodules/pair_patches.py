@@ -1,0 +1,75 @@
+"""Patches of pairs, transmitted light and fluorescence: the dataset behind the label-free DataModules."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..imaging.augment import Drawn, PairAugment, measured
+from ..imaging.tiles import Zoom
+from .patches import Crops, FieldReader, instances, tensor
+from .scaling import Scaling
+
+
+class PairPatches(Crops):
+    """Crops of `sources` planes (the first channels of the reader) and of the targets behind them.
+
+    Random are the window's jitter and `augment` (training); corruptions act on the counts of the sources, of a camera
+    that counts to `full_scale`. Augmented, `valid` is 0 where the crop left its image and was mirrored, and
+    `pixel_size` is that of the enlarged crop. Not training, a sample carries a `donor`, the targets of the same window
+    of another well, or of another place where there is one well.
+    """
+
+    def __init__(
+        self,
+        reader: FieldReader,
+        windows: Sequence[tuple[int, int, int]],
+        zoom: Zoom,
+        scaling: Scaling,
+        sources: int,
+        seed: int,
+        augment: PairAugment | None = None,
+        full_scale: float | None = None,
+        train: bool = False,
+    ) -> None:
+        super().__init__(reader, windows, zoom, scaling, seed, train)
+        self.sources, self.augment, self.full_scale = sources, augment, full_scale
+        self.stranger = "group" if reader.index["group"].nunique() > 1 else "parent"
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+        epoch, index = key
+        row, y, x = self.windows[index]
+        rng = self._rng(epoch, index)
+        if self.train:
+            y, x = self._jitter(row, y, x, rng)
+        item = self._about(index, row)
+        labels = self.reader.labels(row)
+        if self.augment is None:
+            image = self._cut(row, y, x)
+        else:
+            drawn = self.augment.draw(rng)
+            places = drawn.places(y, x, self.zoom.crop)
+            image = np.stack(
+                [self._plane(row, number, drawn, places) for number in range(len(self.reader.channels))], -1
+            )
+            # Labels and what was measured are cut on, as the image is, from crops that are augmented already.
+            labels, y, x = None if labels is None else drawn.sample_labels(labels, places), 0, 0
+            seen = self.zoom.cut(measured(places, self.reader.image(row)[0].shape), 0, 0, labels=True)
+            item["valid"] = tensor(seen[..., None].astype(np.float32))
+            item["pixel_size"] *= drawn.kept
+        item["source"], item["target"] = tensor(image[..., : self.sources]), tensor(image[..., self.sources :])
+        if labels is not None:
+            item["objects"] = instances(self.zoom.cut(labels, y, x, labels=True))
+        if not self.train:
+            other = self._donor(row, rng, self.stranger)
+            item["donor"] = tensor(self._cut(other, y, x)[..., self.sources :])
+        return item
+
+    def _plane(self, row: int, number: int, drawn: Drawn, places: np.ndarray) -> np.ndarray:
+        """One augmented channel, Y X in [0, 1]; a source is damaged before it is scaled."""
+        channel, field = self.reader.channels[number], self.reader.image(row)[number]
+        damage = self.full_scale if number < self.sources else None
+        if damage is not None and self.scaling.by_image(channel):  # by the range of the image as the camera gave it
+            field, damage = drawn.damaged(field, damage), None
+        crop = drawn.sample(field, places, damage)
+        return self._scaled(self.zoom.cut(crop, 0, 0), row, channel, field)
