@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ from hydra.utils import instantiate
 from .checkpoint import CheckpointError, load_weights, read_checkpoint, trusted_config
 from .datamodules.scaling import Scaling
 from .imaging.pixelsize import differs
-from .models.fills import METHODS, Fill
+from .models.fills import METHODS, Fill, OtherImage
 from .studies.subject import Origin
 
 log = logging.getLogger(__name__)
+WITHOUT_WEIGHTS = {name: partial(Fill, name) for name in METHODS} | {OtherImage.name: OtherImage}
 SAME_RANGE = 1e-6  # two ranges of a plate are the same up to this share of its width: stored as they were fitted
 
 
@@ -42,20 +44,22 @@ class Methods:
         """The LightningModule of a name, in evaluation mode; a checkpoint's is built anew each time."""
         if name is None:
             return self.model.eval()
-        if name in METHODS:
-            return Fill(name).eval()
+        if name in WITHOUT_WEIGHTS:
+            return WITHOUT_WEIGHTS[name]().eval()
         return self._load(name)[0].eval()
 
     def origin(self, name: str | None) -> Origin:
         """Where a method comes from; a checkpoint is read and held against the data the first time."""
         if name not in self._origins:
             assert name is not None
-            self._origins[name] = Origin(name) if name in METHODS else self._load(name)[1]
+            self._origins[name] = Origin(name) if name in WITHOUT_WEIGHTS else self._load(name)[1]
         return self._origins[name]
 
     def _load(self, path: str) -> tuple[Any, Origin]:
         if not Path(path).suffix and not Path(path).exists():
-            raise CheckpointError(f"{path!r} is no fill ({', '.join(METHODS)}) and no checkpoint: name one of both")
+            raise CheckpointError(
+                f"{path!r} is no fill ({', '.join(WITHOUT_WEIGHTS)}) and no checkpoint: name one of both"
+            )
         config, saved = trusted_config(path), read_checkpoint(path)
         for group in ("model", "data"):
             if not isinstance(config.get(group), dict):
@@ -87,25 +91,30 @@ class Methods:
 def check_fits(config: Mapping[str, Any], scaling: Mapping[str, Any], datamodule: Any, path: str | Path) -> None:
     """Refuse a checkpoint (its `data` config and scaling) that saw other images than `datamodule` gives.
 
-    Compared: channels and their order, the patch (crop and size), the kind of scaling, the pixel size (within 2 %), and
-    the range of every test plate for which both have one. A plate that only one of them was trained on is warned of.
+    Compared: channels and their order (of pairs, sources and targets), the patch (crop and size), the kind of scaling,
+    which sources are stretched, the pixel size (within 2 %), and the range of every test plate for which both have one.
+    A plate that only one of them was trained on is warned of.
     """
-    channels, zoom = list(config.get("channels", ())), instantiate(config["zoom"])
-    own, here, data = Scaling(**scaling), datamodule.scaling, datamodule.zoom
-    if channels != list(datamodule.channels):
-        _refuse(path, f"was trained on the channels {channels}, the data give {list(datamodule.channels)}", "channels")
+    zoom, own, here, data = instantiate(config["zoom"]), Scaling(**scaling), datamodule.scaling, datamodule.zoom
+    for key in datamodule.NAMED:
+        trained, given = list(config.get(key, ())), list(getattr(datamodule, key))
+        if trained != given:
+            _refuse(path, f"was trained on the {key} {trained}, the data give {given}", key)
     if (zoom.crop, zoom.size) != (data.crop, data.size):
         given = [f"{z.crop} px of the field as {z.size} px" for z in (zoom, data)]
         _refuse(path, f"was trained on patches of {given[0]}, the data give {given[1]}", "zoom")
     if own.kind != here.kind:
         _refuse(path, f"was trained with data.scaling={own.kind}, the data have {here.kind}", "scaling")
+    if own.stretched != here.stretched:
+        _refuse(path, f"saw {own.stretched} stretched image by image, the data {here.stretched}", "source_scaling")
     if own.pixel_size and here.pixel_size and differs(own.pixel_size, here.pixel_size):
         _refuse(
             path, f"was trained at {own.pixel_size:g} um per pixel, the data have {here.pixel_size:g}", "pixel_size"
         )
     index = datamodule.index
     for plate in sorted(set(index.loc[index["split"] == "test", "plate"].astype(str))):
-        for channel in datamodule.channels if here.kind == "plate" else ():
+        fixed = [name for name in datamodule.channels if here.kind == "plate" and not here.by_image(name)]
+        for channel in fixed:
             theirs, ours = (known.ranges.get(plate, {}).get(channel) for known in (own, here))
             if theirs is None:
                 log.warning("%s was not trained on plate %r: it is judged in the range that the data have", path, plate)

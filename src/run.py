@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 import pytorch_lightning as pl
 import torch
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Checkpoint, RichProgressBar
 from pytorch_lightning.loggers import WandbLogger
@@ -21,12 +21,14 @@ from pytorch_lightning.utilities import rank_zero_only
 from .callbacks import AtomicCheckpoints, Last, NotFinite, PhenotypeMetrics, Provenance, Wandb, check_writable
 from .checkpoint import CheckpointError, load_weights, newest_checkpoint, read_checkpoint
 from .datamodules.checks import check_images, drop_bad
+from .datamodules.inpainting import Inpainting
 from .datamodules.platemap import join_plate_map, read_plate_map
 from .inference.inputs import read_inputs
 from .inference.plate import PlateRun
 from .inference.predictor import Predictor, load
 from .inference.provenance import run_record
 from .methods import Methods
+from .models import Autoencoder, Translator
 from .models.speed import hasten
 from .settings import check_settings
 from .studies.predicted import restored_report
@@ -159,16 +161,27 @@ def _build(cfg: DictConfig, scaling: dict[str, Any] | None, compiled: bool = Fal
     options = {"scaling_state": scaling} if scaling else {}
     model = instantiate(cfg.model, _convert_="all") if cfg.get("model") else None
     datamodule = instantiate(cfg.data, **options, _convert_="all")
-    if model and len(cfg.data.channels) != cfg.model.in_channels:
-        raise ValueError(
-            f"data.channels are {list(cfg.data.channels)} and model.in_channels is {cfg.model.in_channels}: "
-            "they must agree"
-        )
     if model:
+        _check_fit(cfg.model, datamodule)
         hasten(model, cfg.trainer.precision, compiled)
     datamodule.prepare_data()
     datamodule.setup()
     return datamodule, model
+
+
+def _check_fit(model: DictConfig, datamodule: Any) -> None:
+    """Refuses data of another kind than the model's, or with more or fewer channels."""
+    target = get_object(model._target_)
+    translates = issubclass(target, Translator) and not issubclass(target, Autoencoder)
+    pairs, inputs, kind = datamodule.NAMED != ("channels",), datamodule.inputs, datamodule.NAMED[0]
+    if not issubclass(target, Autoencoder) and translates != pairs:
+        needs, given = ("pairs", "images with holes")[:: 1 if translates else -1]
+        mend = "data=pairs or data=virtual_pairs" if translates else "data=hcs_nuclei or data=virtual"
+        raise ValueError(f"{target.__name__} learns from {needs} and the data are {given}: choose {mend}, or a model")
+    sides = {"in_channels": (kind, inputs)} | ({"out_channels": ("targets", datamodule.targets)} if translates else {})
+    for key, (setting, names) in sides.items():
+        if len(names) != model[key]:
+            raise ValueError(f"data.{setting} are {names} and model.{key} is {model[key]}: they must agree")
 
 
 def _resume(cfg: DictConfig) -> tuple[Path | None, dict[str, Any] | None]:
@@ -262,14 +275,14 @@ def _judge(
         batch = datamodule.samples("test", ids)
         with torch.inference_mode():
             batch["prediction"] = methods.module(None).cpu().test_step(batch, 0)["prediction"]
-        names = ("source", "mask", "prediction", "target")
+        names = [name for name in ("source", "mask", "prediction", "target") if name in batch]
         return {id_: {name: batch[name][row, 0].numpy() for name in names} for row, id_ in enumerate(batch["id"])}
 
     subject = Subject(datamodule, leaky_split=datamodule.leaky_split or methods.origin(None).leaky)
     if model:
         subject.judge, subject.example = judge, example
         subject.module, subject.origin = methods.module, methods.origin
-        if datamodule.scaling.kind == "plate":
+        if isinstance(datamodule, Inpainting) and datamodule.comparable:
             subject.predictor = Predictor(model, datamodule.scaling, OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
     started = time.monotonic()
     result = study.run(subject)
@@ -278,7 +291,8 @@ def _judge(
         "checkpoint": cfg.ckpt_path or ("trained in this run" if model else "none: a question about metrics or data"),
         "split": f"{datamodule.split_origin}; judged on test",
         "scaling": f"{datamodule.scaling.kind}"
-        + (", intensities not comparable" if cfg.data.scaling == "paper" else ""),
+        + (f", {', '.join(datamodule.scaling.stretched)} by the whole image" if datamodule.scaling.stretched else "")
+        + ("" if datamodule.comparable else ", intensities not comparable"),
         "pixel size": f"{datamodule.scaling.pixel_size:g} um"
         + (", fields of another size resampled to it" if cfg.data.rescale else ""),
         "training": f"{effort['samples']} samples, {effort['seconds']:.0f} s" if saved else "none",

@@ -10,6 +10,7 @@ import torch
 from test_report import judged as drawn_table
 
 from phenokeep.checkpoint import CheckpointError
+from phenokeep.datamodules.scaling import Scaling
 from phenokeep.imaging.masks import Rectangles
 from phenokeep.imaging.tiles import Zoom
 from phenokeep.methods import Methods, check_fits
@@ -172,10 +173,10 @@ DATA = {"channels": ["nuclei"], "zoom": {"_target_": "phenokeep.imaging.tiles.Zo
 
 
 def data_of(**changes):
-    scaling = SimpleNamespace(kind="plate", ranges=RANGES, pixel_size=0.65)
+    scaling = Scaling("plate", RANGES, 0.65)
     index = pd.DataFrame({"plate": ["p", "q"], "split": ["test", "train"]})
     values = {"channels": ["nuclei"], "zoom": Zoom(64, 64, 128), "scaling": scaling, "index": index, **changes}
-    return SimpleNamespace(**values)
+    return SimpleNamespace(NAMED=("channels",), **values)
 
 
 SCALING = {"kind": "plate", "ranges": RANGES, "pixel_size": 0.65}

@@ -129,7 +129,7 @@ def test_rows_of_one_image_are_drawn_together():
 def test_blocks_cover_every_resample_and_keep_the_size_of_balanced_tables(monkeypatch):
     table = wells(5, 4, seed=16)
     monkeypatch.setattr(statistics, "BLOCK_CELLS", 7 * len(table))
-    blocks = list(statistics._resamples(table, "group", "id", 30, 0))
+    blocks = list(statistics.resample_weights(table, "group", "id", 30, 0))
     assert [len(block) for block in blocks] == [7, 7, 7, 7, 2]
     assert (np.concatenate(blocks).sum(axis=1) == len(table)).all()
 

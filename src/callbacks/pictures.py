@@ -1,4 +1,4 @@
-"""Pictures of what a model does: source, mask, prediction, target and error side by side."""
+"""Pictures of what a model does: source, mask (where there is one), prediction, target and error side by side."""
 
 from pathlib import Path
 from typing import Any
@@ -11,26 +11,30 @@ from pytorch_lightning.utilities import rank_zero_only
 
 
 def draw_grid(batch: dict[str, Any], prediction: Any, rows: int) -> Figure:
-    """A figure with a row per image (first channel) and five columns; error is prediction minus target."""
-    count = min(rows, len(batch["id"]))
-    figure = Figure(figsize=(11, 2.3 * count), layout="constrained")
-    axes = figure.subplots(count, 5, squeeze=False)
+    """A figure with a row per image (first channel); error is prediction minus target.
+
+    Five columns for images with a hole. Without a mask there are four, and the source, which is of another kind of
+    light than the target, is shown in its own range.
+    """
+    count, images = min(rows, len(batch["id"])), {**batch, "prediction": prediction}
+    names = [name for name in ("source", "mask", "prediction", "target") if name in images]
+    figure = Figure(figsize=(2.2 * (len(names) + 1), 2.3 * count), layout="constrained")
+    axes = figure.subplots(count, len(names) + 1, squeeze=False)
     for row in range(count):
-        source, target, mask, filled = (
-            np.asarray(image[row, 0].detach().float().cpu())
-            for image in (batch["source"], batch["target"], batch["mask"], prediction)
-        )
+        shown: dict[str, np.ndarray] = {name: np.asarray(images[name][row, 0].detach().float().cpu()) for name in names}
+        shown["error"] = shown["prediction"] - shown["target"]
         # Nuclei fill little of the range of a plate: the display stretches what the target holds.
-        bright = max(float(np.percentile(target, 99.8)), 1e-3)
-        panels = (
-            ("source", np.where(mask > 0, 0, source), {"cmap": "gray", "vmin": 0, "vmax": bright}),
-            ("mask", mask, {"cmap": "gray", "vmin": 0, "vmax": 1}),
-            ("prediction", filled, {"cmap": "gray", "vmin": 0, "vmax": bright}),
-            ("target", target, {"cmap": "gray", "vmin": 0, "vmax": bright}),
-            ("error", filled - target, {"cmap": "RdBu_r", "vmin": -bright / 2, "vmax": bright / 2}),
-        )
-        for axis, (name, image, style) in zip(axes[row], panels, strict=True):
-            axis.imshow(image, interpolation="nearest", **style)
+        bright = max(float(np.percentile(shown["target"], 99.8)), 1e-3)
+        ranges = dict.fromkeys(names, (0.0, bright)) | {"error": (-bright / 2, bright / 2)}
+        if "mask" in shown:
+            shown["source"], ranges["mask"] = np.where(shown["mask"] > 0, 0, shown["source"]), (0.0, 1.0)
+        else:
+            low, high = np.percentile(shown["source"], (0.2, 99.8))
+            ranges["source"] = (float(low), max(float(high), float(low) + 1e-3))
+        for axis, (name, image) in zip(axes[row], shown.items(), strict=True):
+            low, high = ranges[name]
+            colours = "RdBu_r" if name == "error" else "gray"
+            axis.imshow(image, cmap=colours, vmin=low, vmax=high, interpolation="nearest")
             axis.set(xticks=[], yticks=[])
             if row == 0:
                 axis.set_title(name, fontsize=10)

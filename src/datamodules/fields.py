@@ -47,6 +47,7 @@ class Fields(pl.LightningDataModule):
     UNFIT: tuple[str, ...] = ()  # the answers of `_unfit`
     KEEP_ALL = ""  # the setting that keeps every patch
     exclusive = False  # whether images of other channels are left out of the index
+    NAMED: tuple[str, ...] = ("channels",)  # the settings that name channels; the first, those that a model sees
     channels: list[str]
 
     def __init__(
@@ -78,7 +79,7 @@ class Fields(pl.LightningDataModule):
         if not root:
             raise TableError(
                 "data.root is not set: name a folder of images or an index table, for example "
-                "data.root=path/to/plate, or draw a plate with data=virtual"
+                "data.root=path/to/plate, or draw a plate with data=virtual, or pairs with data=virtual_pairs"
             )
         self.root = Path(root)
         self.zoom = zoom or Zoom(crop=256, stride=256, size=256)
@@ -94,6 +95,11 @@ class Fields(pl.LightningDataModule):
     def stained(self) -> list[str]:
         """The channels of fluorescence."""
         return self.channels
+
+    @property
+    def inputs(self) -> list[str]:
+        """The channels that a model sees."""
+        return list(getattr(self, self.NAMED[0]))
 
     def setup(self, stage: str | None = None) -> None:
         """Reads the index, checks every image, finds the patches and fits the scaling; once."""

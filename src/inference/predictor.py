@@ -43,6 +43,11 @@ class Predictor:
                 "this model was trained with data.scaling=paper, which keeps no range: what it draws cannot be given "
                 "back in camera counts. Train with data.scaling=plate"
             )
+        if "channels" not in config["data"]:
+            raise ValueError(
+                "this model was trained on pairs: it translates, and fills no holes. Judge it with "
+                "eval.py study=translation"
+            )
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self.model, self.device, self.batch_size = model, device, batch_size

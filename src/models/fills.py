@@ -1,4 +1,4 @@
-"""Nulls and classical fills as models without weights, so that they pass through the same evaluation as a network."""
+"""Nulls and classical methods as models without weights, so that they pass through the same evaluation as a network."""
 
 from __future__ import annotations
 
@@ -58,6 +58,20 @@ class Fill(pl.LightningModule):
         return {"prediction": self(*(batch[key] for key in needed))}
 
     validation_step = test_step = predict_step = _step
+
+
+class OtherImage(pl.LightningModule):
+    """A null for translation: the targets of another well (the batch's `donor`, B T Y X) are the prediction.
+
+    It knows how a stain looks and nothing of this image: what it scores, a score gives for nothing.
+    """
+
+    name = "other_image"
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, torch.Tensor]:
+        return {"prediction": batch["donor"]}
+
+    validation_step = predict_step = test_step
 
 
 def _numpy(tensor: torch.Tensor) -> np.ndarray:

@@ -149,6 +149,25 @@ def example_pictures(rows: Sequence[tuple[str, Mapping[str, np.ndarray]]]) -> Fi
     return figure
 
 
+def translated_pictures(rows: Sequence[tuple[str, Mapping[str, np.ndarray]]]) -> Figure:
+    """A row per (label, arrays): source in its own range, prediction and target in that of the target.
+
+    Arrays are `source`, `prediction` and `target`, each Y X.
+    """
+    figure = Figure(figsize=(8.6, 2.3 * len(rows) + 0.4), layout="constrained")
+    grid = figure.subplots(len(rows), 3, squeeze=False)
+    for line, (label, arrays) in zip(grid, rows, strict=True):
+        for axes, name in zip(line, ("source", "prediction", "target"), strict=True):
+            low, high = np.quantile(arrays["source" if name == "source" else "target"], [0.002, 0.998])
+            axes.imshow(arrays[name], cmap="gray", vmin=low, vmax=max(high, low + 1e-6), interpolation="nearest")
+            axes.set_xticks([])
+            axes.set_yticks([])
+        _row_label(line[0], label)
+    for axes, title in zip(grid[0], ("source", "prediction", "target"), strict=True):
+        axes.set_title(title, fontsize=12)
+    return figure
+
+
 def _row_label(axes: Axes, label: str) -> None:
     axes.set_ylabel(
         "\n".join(textwrap.fill(part, 22) for part in label.split("\n")),

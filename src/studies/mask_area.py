@@ -54,6 +54,7 @@ class MaskArea(Study):
 
     def check(self, datamodule: Any) -> None:
         """Takes the bands of the data's masks; ValueError where none begins at `above` or beyond."""
+        super().check(datamodule)
         self.bands = sorted(datamodule.masks.bands or self.bands)
         if not any(low >= self.above for low, _ in self.bands):
             raise ValueError(

@@ -65,6 +65,7 @@ class MaskShape(Study):
 
     def check(self, datamodule: Any) -> None:
         """Refuses data without test patches."""
+        super().check(datamodule)
         datamodule.patches("test")
 
     def run(self, subject: Subject) -> StudyResult:

@@ -57,6 +57,7 @@ class Restoration(Study):
 
     def check(self, datamodule: Any) -> None:
         """Takes the bands of the data's masks, where they have any."""
+        super().check(datamodule)
         self.bands = sorted(datamodule.masks.bands or self.bands)
         if self.focus not in self.bands:
             raise ValueError(

@@ -77,6 +77,7 @@ class RestoreOrExclude(Study):
 
     def check(self, datamodule: Any) -> None:
         """Refuses data without test fields or a range to invert, or with several channels (nuclei are in the first)."""
+        super().check(datamodule)
         if len(datamodule.channels) != 1:
             raise ValueError(
                 f"restore_or_exclude measures nuclei in one channel, data.channels are {datamodule.channels}: name one"

@@ -86,9 +86,25 @@ class Study:
     """A question asked of a subject; `needs_model` says whether it can be asked without a checkpoint."""
 
     needs_model = True
+    of_pairs = False  # whether it judges translations of pairs, not fills of holes
 
     def check(self, datamodule: Any) -> None:
-        """Refuses, before anything trains or is judged, data that the study cannot use (ValueError)."""
+        """Refuses, before anything trains or is judged, data that the study cannot use (ValueError).
+
+        Here: pairs for a study of holes, and images with holes for one of translations.
+        """
+        if hasattr(datamodule, "targets") == self.of_pairs:
+            return
+        name = type(self).__name__
+        if self.of_pairs:
+            raise ValueError(
+                f"{name} judges predicted stains, and these data have no targets: give pairs (data=pairs with "
+                "data.sources and data.targets, or data=virtual_pairs), or choose study=restoration"
+            )
+        raise ValueError(
+            f"{name} judges how holes are filled, and pairs have none: choose study=translation, or data with holes "
+            "(data=hcs_nuclei or data=virtual)"
+        )
 
     def run(self, subject: Subject) -> StudyResult:
         raise NotImplementedError(f"{type(self).__name__} must define run")
