@@ -136,9 +136,9 @@ def test_the_papers_order_is_found_only_where_it_is(differences, told):
         for (first, second), (value, verdict) in zip(("ed", "dc", "ce"), differences, strict=True)
     ]  # fmt: skip
     text = words.verdict(pd.DataFrame(rows), CLASSES, ORDER, "above 30 %", 9)
-    assert text.endswith(f"The paper's order (EdgeConnect >= DeepFill > ContextEncoder) {told}")
+    assert text.splitlines()[0].endswith(f"The paper's order (EdgeConnect >= DeepFill > ContextEncoder) {told}")
     alone = words.verdict(pd.DataFrame(rows[:1]), {"e": "EdgeConnect", "d": "DeepFill"}, ORDER, "above 30 %", 9)
-    assert alone.endswith("cannot be judged: no checkpoint of ContextEncoder was given.")
+    assert alone.splitlines()[0].endswith("cannot be judged: no checkpoint of ContextEncoder was given.")
 
 
 def subject_of(paths: dict[str | None, str]) -> Subject:

@@ -22,8 +22,8 @@ def verdict(
         if told:
             parts.append(f"By {score}, {'; '.join(told)}.")
     pairs = comparisons[(comparisons["score"] == "PhIRM") & (comparisons["kind of rival"] == NETWORK)]
-    text = f"Holes {pooled} of the image, {size}. {' '.join(parts)}"
-    return f"{text} {_order(pairs, classes, claimed, size)}".strip()
+    first = f"Holes {pooled} of the image, {size}. {_order(pairs, classes, claimed, size)}".strip()
+    return "\n".join([first, *parts])
 
 
 def _order(pairs: pd.DataFrame, classes: Mapping[str, str], claimed: Sequence[str], size: str) -> str:

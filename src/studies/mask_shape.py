@@ -125,7 +125,7 @@ class MaskShape(Study):
                 self.tolerance,
             ),
             captions=words.captions(holes, self.margins, first, said),
-            verdict=" ".join(words.verdict(label, paired, mixed) for label in named) + few + said,
+            verdict="\n".join(words.verdict(label, paired, mixed) for label in named) + few + said,
         )
 
     def _judge_all(
