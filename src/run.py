@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 import pytorch_lightning as pl
 import torch
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Checkpoint, RichProgressBar
 from pytorch_lightning.loggers import WandbLogger
@@ -21,14 +21,12 @@ from pytorch_lightning.utilities import rank_zero_only
 from .callbacks import AtomicCheckpoints, Last, NotFinite, PhenotypeMetrics, Provenance, Wandb, check_writable
 from .checkpoint import CheckpointError, load_weights, newest_checkpoint, read_checkpoint
 from .datamodules.checks import check_images, drop_bad
-from .datamodules.inpainting import Inpainting
 from .datamodules.platemap import join_plate_map, read_plate_map
 from .inference.inputs import read_inputs
 from .inference.plate import PlateRun
 from .inference.predictor import Predictor, load
 from .inference.provenance import run_record
 from .methods import Methods
-from .models import Autoencoder, Translator
 from .models.speed import hasten
 from .settings import check_settings
 from .studies.predicted import restored_report
@@ -162,26 +160,25 @@ def _build(cfg: DictConfig, scaling: dict[str, Any] | None, compiled: bool = Fal
     model = instantiate(cfg.model, _convert_="all") if cfg.get("model") else None
     datamodule = instantiate(cfg.data, **options, _convert_="all")
     if model:
-        _check_fit(cfg.model, datamodule)
+        _check_fit(model, cfg.model, datamodule)
         hasten(model, cfg.trainer.precision, compiled)
     datamodule.prepare_data()
     datamodule.setup()
     return datamodule, model
 
 
-def _check_fit(model: DictConfig, datamodule: Any) -> None:
+def _check_fit(model: Any, cfg: DictConfig, datamodule: Any) -> None:
     """Refuses data of another kind than the model's, or with more or fewer channels."""
-    target = get_object(model._target_)
-    translates = issubclass(target, Translator) and not issubclass(target, Autoencoder)
-    pairs, inputs, kind = datamodule.NAMED != ("channels",), datamodule.inputs, datamodule.NAMED[0]
-    if not issubclass(target, Autoencoder) and translates != pairs:
-        needs, given = ("pairs", "images with holes")[:: 1 if translates else -1]
-        mend = "data=pairs or data=virtual_pairs" if translates else "data=hcs_nuclei or data=virtual"
-        raise ValueError(f"{target.__name__} learns from {needs} and the data are {given}: choose {mend}, or a model")
-    sides = {"in_channels": (kind, inputs)} | ({"out_channels": ("targets", datamodule.targets)} if translates else {})
-    for key, (setting, names) in sides.items():
-        if len(names) != model[key]:
-            raise ValueError(f"data.{setting} are {names} and model.{key} is {model[key]}: they must agree")
+    of_pairs = getattr(model, "of_pairs", False)
+    if of_pairs not in (None, datamodule.of_pairs):
+        needs, given = ("pairs", "images with holes")[:: 1 if of_pairs else -1]
+        mend = "data=pairs or data=virtual_pairs" if of_pairs else "data=hcs_nuclei or data=virtual"
+        name = type(model).__name__
+        raise ValueError(f"{name} learns from {needs} and the data are {given}: choose {mend}, or a model")
+    sides = ("in_channels", "out_channels") if of_pairs else ("in_channels",)
+    for key, name in zip(sides, datamodule.NAMED, strict=False):
+        if len(channels := getattr(datamodule, name)) != cfg[key]:
+            raise ValueError(f"data.{name} are {channels} and model.{key} is {cfg[key]}: they must agree")
 
 
 def _resume(cfg: DictConfig) -> tuple[Path | None, dict[str, Any] | None]:
@@ -282,7 +279,7 @@ def _judge(
     if model:
         subject.judge, subject.example = judge, example
         subject.module, subject.origin = methods.module, methods.origin
-        if isinstance(datamodule, Inpainting) and datamodule.comparable:
+        if datamodule.comparable and not datamodule.of_pairs:
             subject.predictor = Predictor(model, datamodule.scaling, OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
     started = time.monotonic()
     result = study.run(subject)

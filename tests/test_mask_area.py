@@ -161,7 +161,7 @@ def test_wrong_choices_are_refused():
     with pytest.raises(ValueError, match="name of a fill"):
         MaskArea({"telea": "a.ckpt"}, [], ["telea"])
     with pytest.raises(ValueError, match=r"study\.above is 0\.6"):
-        MaskArea(None, [], [], above=0.6).check(SimpleNamespace(masks=Rectangles()))
+        MaskArea(None, [], [], above=0.6).check(SimpleNamespace(of_pairs=False, masks=Rectangles()))
     study = MaskArea({"A": "b"}, [], ["telea"], n_bootstrap=300)
     with pytest.raises(ValueError, match="use at least 600"):
         study.run(Subject(judge=lambda name: None, origin=lambda name: Origin("B", Path(str(name)))))
@@ -176,7 +176,7 @@ def data_of(**changes):
     scaling = Scaling("plate", RANGES, 0.65)
     index = pd.DataFrame({"plate": ["p", "q"], "split": ["test", "train"]})
     values = {"channels": ["nuclei"], "zoom": Zoom(64, 64, 128), "scaling": scaling, "index": index, **changes}
-    return SimpleNamespace(NAMED=("channels",), **values)
+    return SimpleNamespace(NAMED=("channels",), of_pairs=False, **values)
 
 
 SCALING = {"kind": "plate", "ranges": RANGES, "pixel_size": 0.65}

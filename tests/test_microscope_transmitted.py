@@ -147,7 +147,7 @@ def test_without_index_contrast_every_field_is_empty(scene: Scene) -> None:
     for channel in blind.contrasts:
         np.testing.assert_allclose(blind.transmitted(scene, channel), 30000.0, rtol=1e-4)
         assert seeing.transmitted(scene, channel).std() > 0.02 * 30000
-    counts = blind.image(scene, channel="dic").astype(float)
+    counts = blind.image(scene, "dic").astype(float)
     noise = np.sqrt(0.31**2 * (30000.0 + 5.0**2) + 1 / 12)
     assert counts.std() == pytest.approx(noise, rel=5 / np.sqrt(2 * counts.size))
     assert counts.mean() == pytest.approx(95.0 + 0.31 * 30000.0, abs=1.0)

@@ -370,14 +370,14 @@ def test_wrong_choices_are_refused(changes, message):
 
 
 def test_data_that_cannot_answer_are_refused(plate):
-    two = SimpleNamespace(channels=["nuclei", "er"], index=plate.index)
+    two = SimpleNamespace(of_pairs=False, channels=["nuclei", "er"], index=plate.index)
     with pytest.raises(ValueError, match="one channel"):
         study().check(two)
     trained = {"channels": ["nuclei"], "index": plate.index.assign(split="train")}
     with pytest.raises(ValueError, match="no test fields"):
-        study().check(SimpleNamespace(scaling=Scaling(), **trained))
+        study().check(SimpleNamespace(of_pairs=False, scaling=Scaling(), **trained))
     with pytest.raises(ValueError, match=r"data\.scaling=paper"):
-        study().check(SimpleNamespace(scaling=Scaling("paper"), **trained))
+        study().check(SimpleNamespace(of_pairs=False, scaling=Scaling("paper"), **trained))
     empty = Whole([("p", "a", np.full((160, 200), 200, np.uint16)), ("p", "b", np.full((160, 200), 201, np.uint16))])
     with pytest.raises(ValueError, match="no nuclei in any test field"):
         measured(empty)

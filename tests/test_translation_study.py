@@ -49,7 +49,7 @@ def ask(wells=10, leaky=False, comparable=True, change=lambda table: table, **op
     def judge(name, samples=None):
         return change(table(name or "Translator", wells, skill=0.0 if name else 1.0))
 
-    data = SimpleNamespace(comparable=comparable, targets=["nuclei"])
+    data = SimpleNamespace(of_pairs=True, comparable=comparable, targets=["nuclei"])
     subject = Subject(data, judge=judge, example=example, leaky_split=leaky)
     return Translation(n_bootstrap=300, **options).run(subject)
 
@@ -133,7 +133,7 @@ def test_tables_without_the_metrics_are_refused():
 
 
 def test_studies_name_the_data_that_they_need():
-    pairs, holes = SimpleNamespace(targets=["nuclei"]), SimpleNamespace(masks=None)
+    pairs, holes = SimpleNamespace(of_pairs=True), SimpleNamespace(of_pairs=False)
     for study in (
         Restoration([], []),
         MaskArea(None, [], []),

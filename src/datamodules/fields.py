@@ -47,6 +47,7 @@ class Fields(pl.LightningDataModule):
     UNFIT: tuple[str, ...] = ()  # the answers of `_unfit`
     KEEP_ALL = ""  # the setting that keeps every patch
     exclusive = False  # whether images of other channels are left out of the index
+    of_pairs = False  # whether source and target are different images, not one with a hole
     NAMED: tuple[str, ...] = ("channels",)  # the settings that name channels; the first, those that a model sees
     channels: list[str]
 
@@ -95,11 +96,6 @@ class Fields(pl.LightningDataModule):
     def stained(self) -> list[str]:
         """The channels of fluorescence."""
         return self.channels
-
-    @property
-    def inputs(self) -> list[str]:
-        """The channels that a model sees."""
-        return list(getattr(self, self.NAMED[0]))
 
     def setup(self, stage: str | None = None) -> None:
         """Reads the index, checks every image, finds the patches and fits the scaling; once."""

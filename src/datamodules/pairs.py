@@ -61,6 +61,7 @@ class Pairs(Fields):
     UNFIT = ("background", "overexposed", "underexposed")
     KEEP_ALL = "data.filters=null"
     exclusive = True
+    of_pairs = True
     NAMED = ("sources", "targets")
 
     def __init__(

@@ -13,5 +13,7 @@ class Autoencoder(Translator):
     `embed` gives the embedding, B 8 21 21 or B 8 5 5. The prediction is the drawn source; no target is needed.
     """
 
+    of_pairs = None
+
     def aim(self, batch: dict[str, Any]) -> Tensor:
         return batch["source"]

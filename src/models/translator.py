@@ -34,6 +34,8 @@ class Translator(pl.LightningModule):
     Raises ValueError where the settings do not fit each other, or the batch.
     """
 
+    of_pairs: bool | None = True  # the data it learns from (Fields.of_pairs); None: either kind
+
     def __init__(
         self,
         net: nn.Module,

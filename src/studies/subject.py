@@ -93,7 +93,7 @@ class Study:
 
         Here: pairs for a study of holes, and images with holes for one of translations.
         """
-        if hasattr(datamodule, "targets") == self.of_pairs:
+        if datamodule.of_pairs == self.of_pairs:
             return
         name = type(self).__name__
         if self.of_pairs:

@@ -103,20 +103,17 @@ class Microscope:
             raise ValueError(f"Microscope.indices: {wrong[0]!r} is missing or unknown; give {', '.join(INDICES)}")
 
     def image(
-        self, scene: Scene, modality: str | None = None, channel: str = "nuclei", seed: int | None = None
+        self, scene: Scene, modality: str = "fluorescence", channel: str = "nuclei", seed: int | None = None
     ) -> np.ndarray:
         """Picture of a scene, uint16 Y X in camera counts, 0..2**bits - 1.
 
-        `channel` is one of `channels` (fluorescence) or of `contrasts` (transmitted light); `modality` follows from it.
-        `seed` is that of the noise; without one it follows from the scene's seed and the channel's name, so a picture
-        can be drawn again. Raises ValueError for an unknown modality or channel.
+        `modality` is fluorescence, in one of `channels`, or one of `contrasts` (transmitted light), which `channel` may
+        name as well. `seed` is that of the noise; without one it follows from the scene's seed and the name, so a
+        picture can be drawn again. Raises ValueError for an unknown modality or channel.
         """
-        modalities = {"fluorescence": self.fluorescence, "transmitted": self.transmitted}
-        modality = modality or ("transmitted" if channel in self.contrasts else "fluorescence")
-        if modality not in modalities:
-            raise ValueError(f"Microscope.image: unknown modality {modality!r}; choose from {', '.join(modalities)}")
-        light = modalities[modality](scene, channel)
-        noise_seed = (scene.seed, zlib.crc32(channel.encode())) if seed is None else (seed,)
+        name = channel if modality == "fluorescence" else modality
+        light = self.transmitted(scene, name) if name in self.contrasts else self.fluorescence(scene, name)
+        noise_seed = (scene.seed, zlib.crc32(name.encode())) if seed is None else (seed,)
         return self.expose(light, np.random.default_rng(noise_seed))
 
     def fluorescence(self, scene: Scene, channel: str = "nuclei") -> np.ndarray:
@@ -182,8 +179,10 @@ class Microscope:
 
     def _known(self, channel: str, among: Mapping[str, Any]) -> Any:
         if channel not in among:
-            known = ", ".join([*self.channels, *self.contrasts])
-            raise ValueError(f"Microscope.image: unknown channel {channel!r}; choose from {known}")
+            raise ValueError(
+                f"Microscope.image: unknown channel or modality {channel!r}; choose from fluorescence "
+                f"({', '.join(self.channels)}), {', '.join(self.contrasts)}"
+            )
         return among[channel]
 
     def illumination(self, shape: tuple[int, int], vignetting: float | None = None) -> np.ndarray:
