@@ -193,7 +193,7 @@ def test_tables_that_cannot_be_compared_are_refused():
     with pytest.raises(ValueError, match="no mask covers 50-60 %"):
         Restoration([], ["telea"], bands=[(0.5, 0.6)], focus_band=(0.5, 0.6)).run(Subject(judge=judge, example=example))
     with pytest.raises(ValueError, match="focus_band"):
-        Restoration([], ["telea"], focus_band=(0.2, 0.4)).check(SimpleNamespace(masks=Rectangles()))
+        Restoration([], ["telea"], focus_band=(0.2, 0.4)).check(SimpleNamespace(of_pairs=False, masks=Rectangles()))
     with pytest.raises(ValueError, match="pictures"):
         Restoration([], ["telea"], pictures=1)
     with pytest.raises(KeyError, match="main table"):
