@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,13 +27,18 @@ class Methods:
 
     A checkpoint judged on other channels, patches, pixels or ranges than it was trained with would be judged wrongly:
     it is refused with a CheckpointError that names the difference and the mend. `model`, `path` and `saved` (what its
-    checkpoint holds) are those that the data were set up for.
+    checkpoint holds) are those that the data were set up for. `across` names what checkpoints may differ in (zoom).
     """
 
     def __init__(
-        self, model: Any, datamodule: Any, path: str | Path | None = None, saved: Mapping[str, Any] | None = None
+        self,
+        model: Any,
+        datamodule: Any,
+        path: str | Path | None = None,
+        saved: Mapping[str, Any] | None = None,
+        across: Sequence[str] = (),
     ) -> None:
-        self.model, self.datamodule = model, datamodule
+        self.model, self.datamodule, self.across = model, datamodule, across
         self._origins: dict[str | None, Origin] = {}
         if saved:
             self._origins[None] = self._origin(type(model).__name__, path, saved)
@@ -64,7 +69,7 @@ class Methods:
         for group in ("model", "data"):
             if not isinstance(config.get(group), dict):
                 raise CheckpointError(f"{path} says nothing about its {group}; use a checkpoint written by phenokeep")
-        check_fits(config["data"], saved["scaling"], self.datamodule, path)
+        check_fits(config["data"], saved["scaling"], self.datamodule, path, self.across)
         model = instantiate(config["model"], _convert_="all")
         load_weights(model, saved["state_dict"], path)
         return model, self._origin(type(model).__name__, path, saved)
@@ -85,22 +90,29 @@ class Methods:
             effort["samples"],
             effort["seconds"],
             bool(seen),
+            frozenset(saved["trained_on"]),
         )
 
 
-def check_fits(config: Mapping[str, Any], scaling: Mapping[str, Any], datamodule: Any, path: str | Path) -> None:
+def check_fits(
+    config: Mapping[str, Any],
+    scaling: Mapping[str, Any],
+    datamodule: Any,
+    path: str | Path,
+    across: Sequence[str] = (),
+) -> None:
     """Refuse a checkpoint (its `data` config and scaling) that saw other images than `datamodule` gives.
 
     Compared: channels and their order (of pairs, sources and targets), the patch (crop and size), the kind of scaling,
     which sources are stretched, the pixel size (within 2 %), and the range of every test plate for which both have one.
-    A plate that only one of them was trained on is warned of.
+    A plate that only one of them was trained on is warned of. Patches may differ where `across` holds "zoom".
     """
     zoom, own, here, data = instantiate(config["zoom"]), Scaling(**scaling), datamodule.scaling, datamodule.zoom
     for key in datamodule.NAMED:
         trained, given = list(config.get(key, ())), list(getattr(datamodule, key))
         if trained != given:
             _refuse(path, f"was trained on the {key} {trained}, the data give {given}", key)
-    if (zoom.crop, zoom.size) != (data.crop, data.size):
+    if (zoom.crop, zoom.size) != (data.crop, data.size) and "zoom" not in across:
         given = [f"{z.crop} px of the field as {z.size} px" for z in (zoom, data)]
         _refuse(path, f"was trained on patches of {given[0]}, the data give {given[1]}", "zoom")
     if own.kind != here.kind:

@@ -252,7 +252,7 @@ def _judge(
     """Runs the study over the test split and writes its tables, figures and report into the run's folder."""
     results: dict[str, float] = {}
     effort = saved["effort"] if saved else {}
-    methods = Methods(model, datamodule, cfg.ckpt_path, saved)
+    methods = Methods(model, datamodule, cfg.ckpt_path, saved, study.across)
 
     def judge(name: str | None, samples: Any = None) -> pd.DataFrame:
         logged = name is None and samples is None

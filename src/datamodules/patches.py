@@ -107,6 +107,10 @@ class Crops(Dataset):
         """The id of a sample: field and window."""
         return self._named(self.windows[index])
 
+    def field(self, index: int) -> str:
+        """The id of the field that a sample is cut from."""
+        return str(self.reader.index["id"].iloc[self.windows[index][0]])
+
     def _named(self, window: tuple[int, int, int]) -> str:
         row, y, x = window
         return f"{self.reader.index['id'].iloc[row]}_y{y}_x{x}"

@@ -24,7 +24,7 @@ Example = Callable[[list[str]], Mapping[str, Mapping[str, np.ndarray]]]
 
 class Origin(NamedTuple):
     """Where a method comes from: its class, checkpoint, training seed, samples and seconds of training (0 for a fill),
-    and whether test wells were in its training or validation."""
+    whether test wells were in its training or validation, and all wells (plate:well) that were."""
 
     network: str
     path: Path | None = None
@@ -32,6 +32,7 @@ class Origin(NamedTuple):
     samples: float = 0
     seconds: float = 0.0
     leaky: bool = False
+    wells: frozenset[str] = frozenset()
 
 
 class FieldOfView(NamedTuple):
@@ -87,6 +88,7 @@ class Study:
 
     needs_model = True
     of_pairs = False  # whether it judges translations of pairs, not fills of holes
+    across: tuple[str, ...] = ()  # what checkpoints judged beside the model may differ in: keys of data
 
     def check(self, datamodule: Any) -> None:
         """Refuses, before anything trains or is judged, data that the study cannot use (ValueError).
