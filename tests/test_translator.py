@@ -2,6 +2,7 @@
 
 import logging
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -182,6 +183,35 @@ def test_a_run_goes_on_with_its_own_optimizer(tmp_path):
             trainer.fit(small(**options), DataLoader([batch()], batch_size=None), ckpt_path=path, weights_only=True)
     trainer.fit(small(), DataLoader([batch()], batch_size=None), ckpt_path=path, weights_only=True)
     assert trainer.global_step == 2
+
+
+def test_the_rate_comes_down_to_nothing_and_a_stopped_run_stays_on_its_curve(tmp_path):
+    path, batches = tmp_path / "last.ckpt", DataLoader([batch(seed=n) for n in range(3)], batch_size=None)
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
+
+    class Saving(pl.Callback):
+        def on_train_epoch_end(self, trainer, module):
+            rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+            if trainer.current_epoch == 1:
+                trainer.save_checkpoint(path)
+
+    def run(epochs, ckpt_path=None, callbacks=(), **options):
+        model = small(optimizer="adam", lr=0.01, **{"schedule": "cosine"} | options)
+        trainer = pl.Trainer(max_epochs=epochs, callbacks=list(callbacks), enable_model_summary=False, **quiet)
+        trainer.fit(model, batches, ckpt_path=ckpt_path, weights_only=True)
+        return model
+
+    rates = []
+    whole = run(4, callbacks=[Saving()])
+    np.testing.assert_allclose(rates, 0.005 * (1 + np.cos(np.pi * np.arange(1, 5) / 4)), atol=1e-9)
+    resumed = run(4, path)
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
+    with pytest.raises(ValueError, match=r"down to 0 at step 12, and these settings end at step 18"):
+        run(6, path)
+    with pytest.raises(ValueError, match=r"'schedule': 'cosine'.*not.*'schedule': 'constant'"):
+        run(4, path, schedule="constant")
+    with pytest.raises(ValueError, match=r"schedule=cosine needs an end"):
+        run(-1)
 
 
 def test_what_the_translator_refuses():

@@ -1,5 +1,6 @@
 """One image translated into another: transmitted light into fluorescence."""
 
+import math
 from functools import partial
 from typing import Any, Literal
 
@@ -26,7 +27,8 @@ class Translator(pl.LightningModule):
     `net` has `in_channels`, `out_channels`, a `divisor` of the sides that it takes, `embed`, and `bounded` where its
     output lies in [0, 1] by itself. Images of other sides are mirrored beyond their lower and right border, and the
     prediction is cut back. `lr` null is the optimizer's in the thesis; `weight_decay` adds an L2 penalty to the
-    gradient. `init_from` names a checkpoint to take the first weights from.
+    gradient. `schedule` keeps the rate (thesis), or lowers it step by step to 0 at the end of the run along half a
+    cosine. `init_from` names a checkpoint to take the first weights from.
 
     LaChance & Cohen trained on images with mean 0 and variance 1. Here every network sees [0, 1]; what theirs draws
     outside it is left to the loss in training and clamped in evaluation.
@@ -45,6 +47,7 @@ class Translator(pl.LightningModule):
         optimizer: Literal["sgd", "adam", "adadelta"] = "adadelta",
         lr: float | None = None,
         weight_decay: float = 0.0,
+        schedule: Literal["constant", "cosine"] = "constant",
         init_from: str | dict[str, str] | None = None,
     ) -> None:
         super().__init__()
@@ -61,7 +64,7 @@ class Translator(pl.LightningModule):
         # Channels-last memory is the faster layout for convolutions on CPUs and GPUs alike.
         self.net: Any = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.loss, self.in_channels, self.init_from = loss, in_channels, init_from
-        self.optimizer, self.lr, self.weight_decay = optimizer, lr, weight_decay
+        self.optimizer, self.lr, self.weight_decay, self.schedule = optimizer, lr, weight_decay, schedule
 
     def forward(self, source: Tensor) -> Tensor:
         """Source B C Y X to the prediction B T Y X, float32, both in [0, 1]; any size."""
@@ -96,19 +99,36 @@ class Translator(pl.LightningModule):
     test_step = predict_step = validation_step
 
     def configure_optimizers(self) -> Any:
+        optimizer = self._optimizer()
+        if self.schedule == "constant":
+            return optimizer
+        steps = self.trainer.estimated_stepping_batches
+        if not math.isfinite(steps):
+            raise ValueError("model.schedule=cosine needs an end to come down to: set trainer.max_epochs or max_steps")
+        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, int(steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _optimizer(self) -> torch.optim.Optimizer:
         rate = {} if self.lr is None else {"lr": self.lr}
         return OPTIMIZERS[self.optimizer](self.parameters(), weight_decay=self.weight_decay, **rate)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        given = self._optimizer().param_groups[0]
+        ends = [schedule.get("T_max") for schedule in checkpoint["lr_schedulers"]]
         saved, own = (
-            {name: group[name] for name in CONSTANTS if name in group}
-            for group in (
-                checkpoint["optimizer_states"][0]["param_groups"][0],
-                self.configure_optimizers().param_groups[0],
-            )
+            {name: group[name] for name in CONSTANTS if name in group} | {"lr": group.get("initial_lr", group["lr"])}
+            for group in (checkpoint["optimizer_states"][0]["param_groups"][0], given)
         )
+        saved["schedule"], own["schedule"] = "cosine" if ends else "constant", self.schedule
         if saved != own:
             raise ValueError(
-                f"this run was optimized with {saved}, not {own}: go on with the same model.optimizer, model.lr and "
-                "model.weight_decay, or start a new run from these weights with model.init_from={net: ...}"
+                f"this run was optimized with {saved}, not {own}: go on with the same model.optimizer, model.lr, "
+                "model.schedule and model.weight_decay, or start a new run from these weights with "
+                "model.init_from={net: ...}"
+            )
+        if ends and ends[0] != self.trainer.estimated_stepping_batches:
+            raise ValueError(
+                f"this run's rate comes down to 0 at step {ends[0]}, and these settings end at step "
+                f"{self.trainer.estimated_stepping_batches:g}: go on with the same trainer.max_epochs and data, or "
+                "start a new run from these weights with model.init_from={net: ...}"
             )
