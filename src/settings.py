@@ -24,6 +24,8 @@ TOP: dict[str, Any] = {
     "name": str | None,
     "plate": str | None,
     "runs": str,
+    "drift": str | None,
+    "fail_on_drift": bool,
     "output_dir": str,
 }
 # Smallest and largest of a number, or of each in a list, by the end of its key: what nothing else checks before use.
@@ -128,12 +130,12 @@ def _target(path: str, name: Any) -> Any:
 def _parameters(call: Any) -> tuple[dict[str, Any], bool]:
     """The parameters of a class or function with their annotations, and whether it takes others.
 
-    The **options of a class may be those of the classes above it, so theirs are listed too.
+    The **options of a class are those of the classes above it, so theirs are listed too.
     """
     found: dict[str, Any] = {}
     above = [vars(kind)["__init__"] for kind in getattr(call, "__mro__", ())[:-1] if "__init__" in vars(kind)]
     takes_more = False
-    for number, function in enumerate(above if isinstance(call, type) else [call]):
+    for function in above if isinstance(call, type) else [call]:
         parameters = inspect.signature(function).parameters.values()
         try:
             hints = get_type_hints(function, include_extras=True)
@@ -142,9 +144,8 @@ def _parameters(call: Any) -> tuple[dict[str, Any], bool]:
         for parameter in parameters:
             if parameter.name != "self" and parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
                 found.setdefault(parameter.name, hints.get(parameter.name, Any))
-        more = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
-        takes_more = more if number == 0 else takes_more
-        if not more:
+        takes_more = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+        if not takes_more:
             break
     return found, takes_more
 

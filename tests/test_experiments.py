@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_module
 from hydra.utils import instantiate
 
 import phenokeep.configs
@@ -26,7 +27,11 @@ def test_experiment_takes_a_step(name, config):
     metrics = {name: instantiate(node).metric.names for name, node in cfg.metrics.items()}
     measured = {f"val/{name}/{key}" for name, keys in metrics.items() for key in keys}
     assert measured <= set(results)
-    assert cfg.callbacks.early_stopping.monitor in measured
+    with initialize_config_module("phenokeep.configs", version_base="1.3"):
+        callbacks = compose("train", [f"experiment={name}"]).callbacks.values()  # debug=tiny keeps no best checkpoint
+    monitors = {node.monitor for node in callbacks if node and node.get("monitor")}
+    assert monitors
+    assert monitors <= measured
 
 
 @pytest.mark.parametrize("name", sorted(choices("experiment")))

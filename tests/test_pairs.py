@@ -1,8 +1,11 @@
 """Pairs of transmitted light and fluorescence: matching, bad input, scaling, filters, augmentation, drawn and real."""
 
+import hashlib
 import itertools
+import json
 import logging
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,15 +17,18 @@ from hydra import compose, initialize_config_module
 from hydra.utils import instantiate
 from scipy import ndimage
 
+from phenokeep import __version__
 from phenokeep.datamodules.inpainting import Inpainting
 from phenokeep.datamodules.layouts import PRESETS
 from phenokeep.datamodules.pairs import CropFilter, Pairs
 from phenokeep.datamodules.regions import main as cut
 from phenokeep.datamodules.scaling import Scaling
 from phenokeep.datamodules.tables import TableError, build_index, main, read_index
+from phenokeep.datamodules.virtual import VirtualPairs
 from phenokeep.imaging.augment import PairAugment
 from phenokeep.imaging.corruptions import corrupt
 from phenokeep.imaging.masks import Rectangles
+from phenokeep.imaging.microscope import CELL_LINES, Microscope, Plate
 from phenokeep.imaging.tiles import Zoom
 from phenokeep.settings import check_settings
 
@@ -427,6 +433,87 @@ def test_virtual_pairs_are_drawn_once_by_their_channels(tmp_path):
     for batch in (next(iter(module.train_dataloader())), next(iter(module.test_dataloader()))):
         assert batch["source"].shape == batch["target"].shape == batch["objects"].shape
         assert batch["objects"].max() > 0
+
+
+def test_training_is_kept_to_a_part_and_ranges_and_test_wells_are_not(table, built, tmp_path, caplog):
+    parts = ["a", "b"] * 5
+    table.assign(plate="p", phenotype=parts, split=["train"] * 6 + ["val"] * 2 + ["test"] * 2).to_csv(
+        tmp_path / "index.csv", index=False
+    )
+    whole = built()
+    with caplog.at_level(logging.INFO):
+        part = built(train_only={"phenotype": ["b"]})
+    assert "leaves 18 patches to train on and 6 to validate on" in caplog.text
+    assert part.scaling.state() == whole.scaling.state()
+    assert whole.groups("train", "val") == [f"p:B{number:02d}" for number in range(2, 10)]
+    assert part.groups("train", "val") == ["p:B03", "p:B05", "p:B07", "p:B09"]
+    assert part.groups("test") == whole.groups("test") == ["p:B10", "p:B11"]
+    names = {split: [d.name(k) for d in [part.patches(split)] for k in range(len(d))] for split in ("train", "test")}
+    everything = whole.patches("test")
+    assert names["test"] == [everything.name(number) for number in range(len(everything))]
+    assert {name[:5] for name in names["train"]} == {"p_B03", "p_B05", "p_B07"}
+    torch.testing.assert_close(part.patches("test")[0, 3]["target"], everything[0, 3]["target"], rtol=0, atol=0)
+    assert built(train_only={"phenotype": 1}).groups("train") == ["p:B02", "p:B04", "p:B06"], "the first, a"
+    assert built(train_only={"phenotype": 2}).groups("train") == whole.groups("train")
+    wide = part.cut(Zoom(128, 128, 64))
+    assert wide.groups("train") == part.groups("train")
+    assert (len(wide.patches("test")), len(part.patches("test"))) == (4, 12)
+    assert wide.patches("test")[0, 0]["source"].shape == (1, 64, 64)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"line": ["b"]}, r"column 'line'; the index has .*\bphenotype\b.*data\.train_only=null"),
+        ({"phenotype": ["c"]}, r"no phenotype is 'c'; there are a, b: "),
+        ({"phenotype": 3}, r"asks for 3 values of phenotype; there are 2 \(a, b\)"),
+        ({"phenotype": ["a"], "well": ["B03"]}, r"leaves nothing to train on"),
+        ({"well": ["B02"]}, r"leaves nothing to validate on"),
+    ],
+)
+def test_a_part_that_is_not_there_or_empty_is_refused(table, built, tmp_path, asked, message):
+    table.assign(phenotype=["a", "b"] * 5, split=["train"] * 6 + ["val"] * 2 + ["test"] * 2).to_csv(
+        tmp_path / "index.csv", index=False
+    )
+    with pytest.raises(TableError, match=message):
+        built(train_only=asked)
+
+
+def test_several_plates_and_cell_lines_are_drawn_and_one_plate_as_ever(tmp_path):
+    plate, microscope = Plate(seed=3, wells=4, fields_per_well=1, shape=(64, 64)), Microscope(bits=14)
+    channels = {"sources": ["nuclei"], "targets": ["artefacts"]}
+    options = {"zoom": ZOOM, "filters": None, "num_workers": 0, **channels}
+    one = VirtualPairs(str(tmp_path), plate, microscope, **options)
+    recipe = json.dumps([__version__, repr(plate), repr(microscope), "artefacts", "nuclei"])
+    assert one.root.name == f"pairs_{hashlib.sha256(recipe.encode()).hexdigest()[:10]}"
+    one.prepare_data()
+    index = read_index(one.root)
+    assert "phenotype" not in index
+    assert sorted(path.name for path in (one.root / "objects").iterdir()) == [
+        f"drawn_B{number:02d}_f1.tif" for number in (2, 3, 4, 5)
+    ]
+    many = VirtualPairs(str(tmp_path), plate, microscope, plates=2, cell_lines=["H19", "PHX"], **options)
+    many.prepare_data()
+    index = read_index(many.root)
+    assert [drawn.seed for drawn in many.plates] == [3, 4]
+    assert index["plate"].tolist() == ["drawn3"] * 4 + ["drawn4"] * 4
+    assert index["phenotype"].tolist() == ["H19", "PHX"] * 4
+    assert len(set(index["image_nuclei"])) == 8
+    drawn = replace(plate, seed=4, treatments={"B03": CELL_LINES["PHX"]}).at("B03", 1)
+    assert drawn.phenotype.density == pytest.approx(  # of the line, times the effects of batch, plate, well and field
+        CELL_LINES["PHX"].density * replace(plate, seed=4).at("B03", 1).phenotype.density / plate.phenotype.density
+    )
+    row = index[(index["plate"] == "drawn4") & (index["well"] == "B03")].iloc[0]
+    assert np.array_equal(tifffile.imread(row["image_nuclei"]), microscope.image(drawn.scene, channel="nuclei"))
+    many.setup()
+    assert many.index["phenotype"].notna().all()
+    for wrong, message in (
+        ({"plates": 0}, "plates is 0"),
+        ({"cell_lines": ["HeLa"]}, "name one or more of CHOZN, PHX, H19"),
+        ({"cell_lines": ["PHX"], "plate": replace(plate, treatments={"B02": CELL_LINES["H19"]})}, "set one of them"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            VirtualPairs(**{"root": str(tmp_path), "plate": plate, "microscope": microscope, **options, **wrong})
 
 
 def test_pairs_compose_from_a_plate_with_crops_of_256(table, tmp_path):

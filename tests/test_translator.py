@@ -247,3 +247,8 @@ def test_autoencoder_draws_its_source(embedding):
         assert logged[0] > (raw - data["source"]).square().mean().item()
         assert torch.equal(model.validation_step(data, 0)["prediction"], raw.clamp(0, 1))
         assert model.embed(data["source"]).flatten(1).shape == (2, embedding)
+
+
+def test_misspelt_key_among_the_options_of_a_class_is_found():
+    with pytest.raises(ValueError, match=r"data\.batchsize is no setting of .*VirtualPairs; did you mean 'batch_size'"):
+        check_settings(composed("experiment=labelfree/nuclei", "+data.batchsize=3"), ("data",))

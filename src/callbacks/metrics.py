@@ -35,9 +35,9 @@ class Measured:
         """The metric's arguments."""
         found = {**batch, **outputs}
         if missing := [name for name in self.fields if name not in found]:
-            raise KeyError(
-                f"{type(self.metric).__name__} reads {missing[0]!r}, which neither batch nor outputs hold; "
-                f"there are: {', '.join(sorted(found))}"
+            raise ValueError(
+                f"{type(self.metric).__name__} reads {missing[0]!r}, which neither batch nor outputs hold (there are: "
+                f"{', '.join(sorted(found))}): choose metrics that fit the data, such as metrics=translation for pairs"
             )
         # Measured on the CPU: the work is NumPy's and float64, which not every accelerator has.
         values = {name: found.get(name) for name in (*self.fields, *self.optional)}

@@ -3,7 +3,7 @@
 import copy
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ class Fields(pl.LightningDataModule):
     exclusive = False  # whether images of other channels are left out of the index
     of_pairs = False  # whether source and target are different images, not one with a hole
     NAMED: tuple[str, ...] = ("channels",)  # the settings that name channels; the first, those that a model sees
+    prepare: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {}  # channels that are changed as they are read
     channels: list[str]
 
     def __init__(
@@ -119,7 +120,9 @@ class Fields(pl.LightningDataModule):
         index = assign_splits(index, by=self.split_by, fractions=self.fractions, seed=self.seed)
         self.index = drop_bad(index, report.problems) if report.problems else index
         factors = self._match_pixel_size()
-        self.reader = FieldReader(self.index, self.channels, objects if objects in index else None, factors)
+        self.reader = FieldReader(
+            self.index, self.channels, objects if objects in index else None, factors, self.prepare
+        )
         self._find_patches()
         self._fit_scaling()
 
@@ -141,9 +144,10 @@ class Fields(pl.LightningDataModule):
         return self.scaling.kind == "plate"
 
     def groups(self, *splits: str) -> list[str]:
-        """The wells (plate:well) of these splits."""
+        """The wells (plate:well) that these splits have patches of."""
         assert self.index is not None
-        return sorted(self.index.loc[self.index["split"].isin(splits), "group"].unique())
+        rows = sorted({row for split in splits for row, *_ in self._windows[split]})
+        return sorted(self.index["group"].iloc[rows].unique())
 
     def _match_pixel_size(self) -> list[float]:
         """How many times as many pixels a side each field needs for training's pixel size; 1 within 2 %."""
@@ -239,6 +243,13 @@ class Fields(pl.LightningDataModule):
         """The same data with other test samples: a dataset indexed by (epoch, number)."""
         other = copy.copy(self)
         other.patches = lambda split: samples  # type: ignore[method-assign, assignment, return-value]
+        return other
+
+    def cut(self, zoom: Zoom) -> "Fields":
+        """The same data, split and ranges, in other patches; needs `setup`."""
+        other = copy.copy(self)
+        other.zoom = zoom
+        other._find_patches()
         return other
 
     def samples(self, split: str, ids: Sequence[str]) -> dict[str, Any]:

@@ -49,10 +49,13 @@ class Pairs(Fields):
     Both name image_<name> columns; the planes of a z-stack are columns of their own. The other settings are of
     `Fields`. `scaling="plate"` gives each channel the range of its plate's training wells; "paper" stretches each full
     image by itself (thesis, equation 24): intensities are then not `comparable`. With `source_scaling="image"` the
-    sources alone are stretched so, which neither lamp nor exposure moves as long as nothing saturates. `filters` drop
+    sources alone are stretched so, which neither lamp nor exposure moves as long as nothing saturates. `prepare` gives
+    targets a function of the whole image (imaging/prepare.py) that changes what is learned. `filters` drop
     crops of every split, `augment` changes those of training alone. `full_scale` is the camera's greatest count;
     without it, the smallest of 8, 10, 12, 14 or 16 bits that holds the sources. Plates on which no field has one of the
-    channels are left out.
+    channels are left out. `train_only` maps a column of the index to the values, or to the number of its first values
+    in alphabetical order, that training and validation are kept to; ranges, exposures and the test split stay those of
+    all wells, so that checkpoints of different parts can be compared.
 
     Raises, beside what `Fields` does, ValueError for channels named twice or not at all.
     """
@@ -73,6 +76,8 @@ class Pairs(Fields):
         augment: PairAugment | None = None,
         full_scale: float | None = None,
         source_scaling: str = "plate",
+        prepare: dict[str, Any] | None = None,
+        train_only: Mapping[str, Sequence[str] | int] | None = None,
         fractions: dict[str, float] | None = None,
         **options: Any,
     ) -> None:
@@ -82,6 +87,11 @@ class Pairs(Fields):
         if not self.sources or not self.targets or len(set(self.channels)) < len(self.channels):
             raise ValueError(
                 f"data.sources={self.sources}, data.targets={self.targets}: name at least one of each, and none twice"
+            )
+        self.prepare = prepare or {}
+        if strange := sorted(set(self.prepare) - set(self.targets)):
+            raise ValueError(
+                f"data.prepare changes {', '.join(strange)}, and the targets are {', '.join(self.targets)}: name one"
             )
         if source_scaling not in ("plate", "image"):
             raise ValueError(f"data.source_scaling={source_scaling} is unknown; it is one of plate, image")
@@ -94,6 +104,7 @@ class Pairs(Fields):
             )
         self.scaling.stretched = stretched
         self.filters, self.augment, self.full_scale = filters, augment, full_scale
+        self.train_only = dict(train_only or {})
         self._levels: dict[str, np.ndarray] = {}  # plate to the median of each source, counts
 
     @property
@@ -101,8 +112,48 @@ class Pairs(Fields):
         return self.targets
 
     def _find_patches(self) -> None:
-        self._look_at_sources()
+        kept = self._rows_kept()
+        if not self._levels:
+            self._look_at_sources()
         super()._find_patches()
+        if not self.train_only:
+            return
+        for split, purpose in (("train", "train on"), ("val", "validate on")):
+            left = [window for window in self._windows[split] if kept[window[0]]]
+            if self._windows[split] and not left:
+                raise TableError(
+                    f"{self.root}: data.train_only={self.train_only} leaves nothing to {purpose}: the split has no "
+                    "such well there; name more values, or give data.fractions more wells"
+                )
+            self._windows[split] = left
+        log.info(
+            "data.train_only=%s leaves %d patches to train on and %d to validate on",
+            *(self.train_only, len(self._windows["train"]), len(self._windows["val"])),
+        )
+
+    def _rows_kept(self) -> np.ndarray:
+        """Which rows `train_only` asks for; TableError for a column or a value that the index does not have."""
+        assert self.index is not None
+        kept, mend = np.ones(len(self.index), bool), "correct it, or set data.train_only=null"
+        for column, asked in self.train_only.items():
+            if column not in self.index:
+                raise TableError(
+                    f"{self.root}: data.train_only names the column {column!r}; the index has "
+                    f"{', '.join(self.index)}: {mend}"
+                )
+            there = sorted(self.index[column].dropna().astype(str).unique())
+            if isinstance(asked, int) and not 1 <= asked <= len(there):
+                raise TableError(
+                    f"{self.root}: data.train_only asks for {asked} values of {column}; there are {len(there)} "
+                    f"({', '.join(there)}): {mend}"
+                )
+            values = there[:asked] if isinstance(asked, int) else list(asked)
+            if unknown := [value for value in values if value not in there]:
+                raise TableError(
+                    f"{self.root}: data.train_only: no {column} is {unknown[0]!r}; there are {', '.join(there)}: {mend}"
+                )
+            kept &= self.index[column].astype(str).isin(values).to_numpy()
+        return kept
 
     def _look_at_sources(self) -> None:
         """Finds the usual level of each plate's sources, on training fields where it has any, and the full scale."""

@@ -1,7 +1,7 @@
 """Patches of fields of view: what their datasets share, and patches with holes for the inpainting DataModules."""
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -36,29 +36,38 @@ class MaskMaker(Protocol):
 class FieldReader:
     """Reads fields of view named in an index, keeping the last ones.
 
-    `factors` (one per row) resamples images, labels and masks to that many times as many pixels a side.
+    `factors` (one per row) resamples images, labels and masks to that many times as many pixels a side; `prepare`
+    (channel to a function of the whole image Y X) then changes what a channel shows.
     """
 
     def __init__(
-        self, index: pd.DataFrame, channels: Sequence[str], objects: str | None, factors: Sequence[float] | None = None
+        self,
+        index: pd.DataFrame,
+        channels: Sequence[str],
+        objects: str | None,
+        factors: Sequence[float] | None = None,
+        prepare: Mapping[str, Callable[[np.ndarray], np.ndarray]] | None = None,
     ) -> None:
         self.index = index
         self.channels = list(channels)
         self.objects = objects
         self.factors = [1.0] * len(index) if factors is None else [float(factor) for factor in factors]
+        self.prepare = dict(prepare or {})
         self._image = lru_cache(max(CACHED_IMAGES // len(self.channels), 4))(self._read)
         self._labels = lru_cache(CACHED_IMAGES)(self._read_labels)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("index", "channels", "objects", "factors")}
+        return {name: getattr(self, name) for name in ("index", "channels", "objects", "factors", "prepare")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
 
     def _read(self, row: int) -> list[np.ndarray]:
         images = [read_image(Path(self.index[f"image_{channel}"].iloc[row])) for channel in self.channels]
-        factor = self.factors[row]
-        return images if factor == 1 else [rescale(image, factor) for image in images]
+        if (factor := self.factors[row]) != 1:
+            images = [rescale(image, factor) for image in images]
+        named = zip(self.channels, images, strict=True)
+        return [self.prepare[name](image) if name in self.prepare else image for name, image in named]
 
     def _read_labels(self, row: int, column: str) -> np.ndarray | None:
         path = self.index[column].iloc[row]

@@ -4,7 +4,8 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from rich.progress import track
 
 from .. import __version__
 from ..imaging.io import write_image
-from ..imaging.microscope import Microscope, Plate
+from ..imaging.microscope import CELL_LINES, Microscope, Plate
 from .inpainting import Inpainting
 from .pairs import Pairs
 
@@ -31,13 +32,15 @@ class VirtualPlate(Inpainting):
 
     def prepare_data(self) -> None:
         """Draws every field with a progress bar; an interrupted drawing leaves nothing behind under the final name."""
-        draw_plate(self.root, self.plate, self.microscope, ("nuclei", "artefacts"))
+        draw_plates(self.root, [self.plate], self.microscope, ("nuclei", "artefacts"))
 
 
 class VirtualPairs(Pairs):
     """Draws the channels asked for of `plate` through `microscope`, once, then reads them as `Pairs` does.
 
-    The folder's name is a digest of both configurations and of the channels.
+    `plates` draws that many, with the seeds from the plate's on; `cell_lines` names CELL_LINES whose phenotypes the
+    wells of each take in turn, and gives the index the column phenotype. The folder's name is a digest of all of it.
+    Raises ValueError for less than one plate, unknown lines, or lines of a plate that has treatments.
     """
 
     def __init__(
@@ -47,16 +50,29 @@ class VirtualPairs(Pairs):
         microscope: Microscope,
         sources: Sequence[str] = ("dic",),
         targets: Sequence[str] = ("nuclei",),
+        plates: int = 1,
+        cell_lines: Sequence[str] | None = None,
         **options: Any,
     ) -> None:
+        if plates < 1:
+            raise ValueError(f"data.plates is {plates}; draw 1 or more")
+        if cell_lines is not None and (not cell_lines or set(cell_lines) - set(CELL_LINES)):
+            raise ValueError(f"data.cell_lines is {list(cell_lines)}; name one or more of {', '.join(CELL_LINES)}")
+        if cell_lines and plate.treatments:
+            raise ValueError("data.cell_lines and data.plate.treatments both say what a well holds: set one of them")
+        lines = cell_lines or ()
+        self.phenotypes = {well: lines[k % len(lines)] for k, well in enumerate(plate.well_names()) if lines}
+        if lines:
+            plate = replace(plate, treatments={well: CELL_LINES[line] for well, line in self.phenotypes.items()})
+        self.plates = [replace(plate, seed=plate.seed + k) for k in range(plates)]
         drawn = sorted({*sources, *targets})
-        folder = _folder(root, "pairs", repr(plate), repr(microscope), *drawn)
-        super().__init__(root=str(folder), sources=sources, targets=targets, **options)
-        self.plate, self.microscope = plate, microscope
+        recipe = [repr(plate), repr(microscope), *drawn, *map(repr, self.plates[1:]), *lines]
+        super().__init__(root=str(_folder(root, "pairs", *recipe)), sources=sources, targets=targets, **options)
+        self.microscope = microscope
 
     def prepare_data(self) -> None:
         """Draws every field with a progress bar; an interrupted drawing leaves nothing behind under the final name."""
-        draw_plate(self.root, self.plate, self.microscope, self.channels)
+        draw_plates(self.root, self.plates, self.microscope, self.channels, self.phenotypes)
 
 
 def _folder(root: str, kind: str, *recipe: str) -> Path:
@@ -64,23 +80,33 @@ def _folder(root: str, kind: str, *recipe: str) -> Path:
     return Path(root) / f"{kind}_{digest[:10]}"
 
 
-def draw_plate(folder: Path, plate: Plate, microscope: Microscope, channels: Sequence[str]) -> None:
+def draw_plates(
+    folder: Path,
+    plates: Sequence[Plate],
+    microscope: Microscope,
+    channels: Sequence[str],
+    phenotypes: Mapping[str, str] | None = None,
+) -> None:
     """Draw these channels and the nuclei's labels of every field into `folder`, with an index; nothing if it is there.
 
-    Raises ValueError for a channel that the microscope does not have.
+    `phenotypes` names that of each well. Raises ValueError for a channel that the microscope does not have.
     """
     if (folder / "index.csv").exists():
         return
     draft = folder.with_name(f"{folder.name}.{os.getpid()}.draft")
     rows = []
-    for field in track(list(plate.fields()), description="drawing the plate"):
-        stem = f"{field.plate}_{field.well}_f{field.field}"
+    fields = [(plate, field) for plate in plates for field in plate.fields()]
+    for plate, field in track(fields, description="drawing the plate" + "s" * (len(plates) > 1)):
+        name = f"{field.plate}{plate.seed}"
+        stem = f"{name if len(plates) > 1 else field.plate}_{field.well}_f{field.field}"
         row: dict[str, Any] = {
-            "plate": f"{field.plate}{plate.seed}",
+            "plate": name,
             "well": field.well,
             "field": field.field,
             "pixel_size": field.scene.pixel_size,
         }
+        if phenotypes:
+            row["phenotype"] = phenotypes[field.well]
         for channel in channels:
             row[f"image_{channel}"] = f"images/{stem}_{channel}.tif"
             write_image(draft / row[f"image_{channel}"], microscope.image(field.scene, channel=channel))

@@ -92,7 +92,15 @@ def golgi(
     return _objects(opened(image > global_threshold(image), opening), min_area)
 
 
-ORGANELLES: dict[str, Callable[..., np.ndarray]] = {"nuclei": nuclei, "er": er, "gfp": gfp, "golgi": golgi}
+def mask(image: np.ndarray, threshold: float = 0.8, min_area: float = 100.0) -> np.ndarray:
+    """Label the objects of an image of probabilities or of 0 and 1: above a fixed threshold. Thesis, section 3.5.1."""
+    normalised(image)  # refuses what is no image
+    return _objects(np.asarray(image) > threshold, min_area)
+
+
+ORGANELLES: dict[str, Callable[..., np.ndarray]] = {
+    "nuclei": nuclei, "er": er, "gfp": gfp, "golgi": golgi, "mask": mask,
+}  # fmt: skip
 
 
 def golgi_preprocessed(

@@ -13,7 +13,7 @@ from .base import ImageMetric
 
 READOUTS = ("count", "area", "total_intensity", "mean_intensity")
 OVERLAPS = ("share", "jaccard")
-Organelle = Literal["nuclei", "er", "gfp", "golgi"]  # imaging.organelles.ORGANELLES, checked with the settings
+Organelle = Literal["nuclei", "er", "gfp", "golgi", "mask"]  # imaging.organelles.ORGANELLES, checked with the settings
 SIDES = ("predicted", "true")
 
 

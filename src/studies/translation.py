@@ -18,6 +18,8 @@ from .statistics import mean_of
 from .subject import Study, Subject
 
 SCORES = {"Pearson r": mean_of("pearson/r"), "MSE": mean_of("pearson/mse")}
+# The negative control, where metrics.control measures it: an organelle that the source does not show.
+CONTROL, CONTROL_NEEDED = {"control r": mean_of("control/r")}, {"control/r"}
 OF_SHAPE = ("count", "area")  # readouts that need no comparable intensities
 UNITS = {"count": "objects", "area": "px"}
 NEEDED = ["id", "group", "pearson/r", "pearson/mse"]
@@ -65,8 +67,9 @@ class Translation(Study):
         model, own = str(images["method"].iloc[0]), judged[0][0].reset_index(drop=True)
         wells, comparable = int(own["group"].nunique()), bool(data.comparable)
         rows = images.groupby(["method", "kind"], sort=False)
+        scores = SCORES | (CONTROL if set(images) >= CONTROL_NEEDED else {})
         methods = pd.DataFrame(
-            {"method": method, "kind": kind, **with_intervals(table, SCORES, self.n_bootstrap, self.seed)}
+            {"method": method, "kind": kind, **with_intervals(table, scores, self.n_bootstrap, self.seed)}
             for (method, kind), table in rows
         )
         numbers = pd.concat(
@@ -147,6 +150,11 @@ class Translation(Study):
                 "Intensities are not comparable: each image was stretched from its own minimum to its own maximum "
                 "(data.scaling=paper), so that a sum or mean is in a unit of its image alone. Train with "
                 "data.scaling=plate to compare them."
+            )
+        if set(own) >= CONTROL_NEEDED:
+            notes.append(
+                "control r is that of an organelle which the drawn light does not show: whatever is right about its "
+                "prediction was guessed from where cells are. A stain predicted no better was not seen either."
             )
         if undefined := int(own["pearson/r"].isna().sum()):
             notes.append(f"{count(undefined, 'image')} without a Pearson's r: predicted or true stain is constant.")
