@@ -91,6 +91,7 @@ class Methods:
             effort["seconds"],
             bool(seen),
             frozenset(saved["trained_on"]),
+            instantiate(saved["config"]["data"]["zoom"]),
         )
 
 

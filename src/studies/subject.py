@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import pandas as pd
 
+from ..imaging.tiles import Zoom
 from .result import StudyResult
 
 
@@ -24,7 +25,8 @@ Example = Callable[[list[str]], Mapping[str, Mapping[str, np.ndarray]]]
 
 class Origin(NamedTuple):
     """Where a method comes from: its class, checkpoint, training seed, samples and seconds of training (0 for a fill),
-    whether test wells were in its training or validation, and all wells (plate:well) that were."""
+    whether test wells were in its training or validation, all wells (plate:well) that were, and how its patches were
+    cut (imaging.tiles.Zoom; None where it does not matter)."""
 
     network: str
     path: Path | None = None
@@ -33,6 +35,7 @@ class Origin(NamedTuple):
     seconds: float = 0.0
     leaky: bool = False
     wells: frozenset[str] = frozenset()
+    zoom: Zoom | None = None
 
 
 class FieldOfView(NamedTuple):
