@@ -1,0 +1,308 @@
+"""Do corrupted images, or phenotypes, lie apart in a network's bottleneck? Its embeddings in two dimensions."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from ..datamodules.corrupted import clipped_share, corrupted
+from ..datamodules.pair_patches import PairPatches
+from ..imaging.corruptions import SEVERITIES
+from .embedded import Pool, embedded
+from .embeddings_figures import called_points, clouds, contours, shades
+from .embeddings_words import APART, PARTLY, captions, notes_of, verdict
+from .judged import ALPHA, FEW_WELLS, check_resamples, count
+from .projections import Calls, Projection, calls, check_reducers, explained, projections, told_by_neighbours
+from .result import StudyResult
+from .statistics import Difference, hierarchical_bootstrap, holm, mean_of, paired_bootstrap, pooled_f1
+from .subject import Study, Subject
+
+log = logging.getLogger(__name__)
+Unit = Literal["crop", "image"]
+TRAIN, CLEAN = "training", "clean test"
+F1 = pooled_f1("")
+
+
+class Cloud(NamedTuple):
+    """Embeddings N D of crops or images, and a row of each: id, group, field, brightness and phenotype."""
+
+    values: np.ndarray
+    rows: pd.DataFrame
+
+
+class Embeddings(Study):
+    """Projects bottlenecks of clean training, clean test and corrupted test images into two dimensions.
+
+    The maps are fitted on clean training images alone (thesis, section 4.2). Then: are corrupted images called so, by
+    clusters that no label chose (`projections.calls`), more often than clean ones are? And with a better F1 than by
+    calling everything corrupted? Do the nearest
+    training images tell the phenotype, where the index has that column, better than with permuted labels? How much of
+    the images' brightness do they tell? `pool` is that of `embedded`, `units` what a point is (crop, or image: the mean
+    of its crops), `reducers` and `components` those of `projections`. `corruptions` are kind and severity of table 9.
+    The thesis gives F1 of "0.76 VS 0.64" after PaCMAP and does not say of what; with as many corrupted as clean images
+    calling everything corrupted has 0.67. Raises ValueError for settings that name nothing known.
+    """
+
+    of_pairs = True
+
+    def __init__(
+        self,
+        pool: Pool = "flatten",
+        units: Sequence[Unit] = ("crop", "image"),
+        reducers: Sequence[str] = ("pca", "umap", "pacmap"),
+        components: Sequence[int] = (10, 50, 200),
+        corruptions: Sequence[Mapping[str, Any]] = ({"kind": "defocus", "severity": 4},),
+        umap: Mapping[str, Any] | None = None,
+        pacmap: Mapping[str, Any] | None = None,
+        max_crops: int = 2000,
+        n_bootstrap: int = 2000,
+        seed: int = 0,
+    ) -> None:
+        self.pool, self.units, self.reducers, self.components = pool, units, reducers, components
+        self.options = {"umap": {"n_neighbors": 15, **(umap or {})}, "pacmap": {"n_neighbors": 10, **(pacmap or {})}}
+        self.max_crops, self.n_bootstrap, self.seed = max_crops, n_bootstrap, seed
+        self.corruptions = {_label(corruption): dict(corruption) for corruption in corruptions}
+        if not corruptions or len(self.corruptions) < len(corruptions) or not units:
+            raise ValueError(f"study.corruptions={list(corruptions)}, study.units={list(units)}: name each once")
+        if min(components, default=2) < 2 or max_crops < 1:
+            raise ValueError(
+                f"study.components={list(components)} are 2 or more each and study.max_crops={max_crops} 1 or more"
+            )
+
+    def check(self, datamodule: Any) -> None:
+        """Refuses data without pairs, training or test patches, and reducers that are not installed."""
+        super().check(datamodule)
+        check_reducers(self.reducers)
+        for split in ("train", "test"):
+            datamodule.patches(split)
+
+    def run(self, subject: Subject) -> StudyResult:
+        """Embed, project, cluster, and return tables, figures, verdict and notes."""
+        assert subject.judge is not None
+        assert subject.module is not None
+        data, module = subject.datamodule, subject.module(None)
+        train, clean = (some(data.patches(split), self.max_crops, self.seed) for split in ("train", "test"))
+        broken = {name: corrupted(clean, **kind) for name, kind in self.corruptions.items()}
+        crops = {}
+        for name, samples in {TRAIN: train, CLEAN: clean, **broken}.items():
+            log.info("embedding %s: %s", name, count(len(samples), "crop"))
+            crops[name] = cloud(module, samples, self.pool)
+        rows: list[dict[str, Any]] = []
+        more: list[Difference] = []
+        told: list[dict[str, Any]] = []
+        points: list[pd.DataFrame] = []
+        cut: list[str] = []
+        for unit in self.units:
+            sets = crops if unit == "crop" else {name: by_image(own) for name, own in crops.items()}
+            new = {name: sets[name].values for name in (CLEAN, *broken)}
+            log.info("projecting %s", count(len(sets[TRAIN].values), f"training {unit}"))
+            maps, left = projections(sets[TRAIN].values, new, self.reducers, self.components, self.options, self.seed)
+            cut += [f"{unit}s, {words}" for words in left]
+            for projection in maps:
+                made = {
+                    name: calls(projection.train, projection.new[name], projection.new[CLEAN])
+                    for name in self.corruptions
+                }
+                about = {"unit": unit, "projection": projection.name}
+                for name, call in made.items():
+                    row, one = self._clusters(sets[CLEAN].rows, call)
+                    rows.append({**about, "corruption": name, **row})
+                    more.append(one)
+                told.append({**about, **self._told(projection, sets)})
+                points.append(_placed(projection, sets, next(iter(made.values())).called).assign(**about))
+        if not rows:
+            raise ValueError(f"no reducer of {list(self.reducers)} could be fitted: {'; '.join(cut)}")
+        check_resamples(self.n_bootstrap, len(rows))
+        tables = {
+            "clusters": _compared(rows, more),
+            "told": _held(pd.DataFrame(told)),
+            "predictions": self._judged(subject, broken),
+            "per_image": pd.concat(points, ignore_index=True).dropna(axis=1, how="all"),
+        }
+        figures = _figures(tables["per_image"], self.units)
+        leaky = " Leaky split." if subject.leaky_split else ""
+        wells = int(crops[CLEAN].rows["group"].nunique())
+        few = f" Fewer than {FEW_WELLS} wells: a hint, not yet a finding." if wells < FEW_WELLS else ""
+        return StudyResult(
+            title=f"Embeddings: do corrupted images lie apart in the bottleneck of {type(module).__name__}?",
+            tables=tables,
+            figures=figures,
+            main="clusters",
+            notes=notes_of(
+                data,
+                self.corruptions,
+                {name: clipped_share(clean, **kind) for name, kind in self.corruptions.items()},
+                (crops[TRAIN].values.shape[1], self.pool),
+                {"train": crops[TRAIN].rows, "test": crops[CLEAN].rows},
+                cut,
+                (self.n_bootstrap, self.seed),
+                subject.leaky_split,
+            ),
+            captions=captions([*tables, *figures], self.units, leaky),
+            verdict=verdict(tables["clusters"], tables["told"]) + few + leaky,
+        )
+
+    def _clusters(self, clean: pd.DataFrame, call: Calls) -> tuple[dict[str, Any], Difference]:
+        """The scores of one projection and corruption, and by how much more is found than falsely called."""
+        hit, false = call.called
+        own = clean[["id", "group"]].assign(tp=hit.astype(float), fp=false.astype(float), fn=(~hit).astype(float))
+        everything = own.assign(tp=1.0, fp=1.0, fn=0.0)
+        f1 = hierarchical_bootstrap(own, F1, n=self.n_bootstrap, seed=self.seed)
+        gain = paired_bootstrap(own, everything, F1, n=self.n_bootstrap, seed=self.seed)
+        row: dict[str, Any] = {"F1": f1.estimate, "F1 low": f1.low, "F1 high": f1.high}
+        row |= {"F1 of everything": f1.estimate - gain.estimate, "gain low": gain.low}
+        row |= {"found": hit.mean(), "false alarms": false.mean(), "clusters": call.clusters, "radius": call.radius}
+        return row, paired_bootstrap(own, own.assign(tp=own["fp"]), mean_of("tp"), n=self.n_bootstrap, seed=self.seed)
+
+    def _told(self, projection: Projection, sets: Mapping[str, Cloud]) -> dict[str, Any]:
+        """What the nearest training points tell of clean test points: phenotype and brightness."""
+        train, test, places = sets[TRAIN].rows, sets[CLEAN].rows, projection.new[CLEAN]
+        row: dict[str, Any] = {
+            "brightness R2": explained(projection.train, train["brightness"], places, test["brightness"])
+        }
+        known = train["phenotype"].notna().to_numpy(), test["phenotype"].notna().to_numpy()
+        labels = [rows["phenotype"].to_numpy()[kept] for rows, kept in zip((train, test), known, strict=True)]
+        if all(len(set(side)) > 1 for side in labels):
+            wells = train["group"].to_numpy()[known[0]]
+            if (pd.Series(labels[0]).groupby(wells).nunique() > 1).any():
+                raise ValueError("a well holds two phenotypes: the index's column phenotype is one of wells; mend it")
+            votes = told_by_neighbours(
+                projection.train[known[0]], labels[0], wells, places[known[1]], labels[1], seed=self.seed
+            )
+            row |= dict(zip(("phenotype accuracy", "95 % of permuted", "p"), votes, strict=True))
+        return row
+
+    def _judged(self, subject: Subject, broken: Mapping[str, PairPatches]) -> pd.DataFrame:
+        """How good the network's output is on the same crops, clean and corrupted."""
+        assert subject.judge is not None
+        tables = {CLEAN: subject.judge(None)} | {name: subject.judge(None, own) for name, own in broken.items()}
+        ids = set.intersection(*(set(table["id"]) for table in tables.values()))
+        rows = []
+        for name, table in tables.items():
+            if "pearson/r" not in table:
+                raise ValueError("the table of images lacks pearson/r: judge with metrics=translation")
+            own = table[table["id"].isin(ids)]
+            r = hierarchical_bootstrap(own, mean_of("pearson/r"), n=self.n_bootstrap, seed=self.seed)
+            row = {"images": name, "Pearson r": r.estimate, "Pearson r low": r.low, "Pearson r high": r.high}
+            if "control/r" in own:
+                row["control r"] = float(own["control/r"].mean())
+            rows.append(row | {"crops": len(own), "wells": own["group"].nunique()})
+        return pd.DataFrame(rows)
+
+
+class _Seen:
+    """A dataset that notes how bright each sample's source is, 0 to 1, as the network sees it."""
+
+    def __init__(self, samples: PairPatches) -> None:
+        self.samples, self.name, self.field = samples, samples.name, samples.field
+        self.brightness = np.full(len(samples), np.nan)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+        item = self.samples[key]
+        self.brightness[key[1]] = float(item["source"].mean())
+        return item
+
+
+def cloud(module: Any, samples: PairPatches, pool: Pool) -> Cloud:
+    """The embeddings of `samples` and what is known of each."""
+    seen = _Seen(samples)
+    values, ids, fields, groups = embedded(module, seen, pool)
+    index = samples.reader.index.set_index(samples.reader.index["id"].astype(str))
+    phenotype = index["phenotype"].reindex(fields).to_numpy(object) if "phenotype" in index else None
+    rows = pd.DataFrame({"id": ids, "group": groups, "field": fields, "brightness": seen.brightness})
+    return Cloud(values, rows.assign(phenotype=phenotype))
+
+
+def by_image(crops: Cloud) -> Cloud:
+    """The mean embedding and brightness of each image's crops, in the order of the images' first crops."""
+    parts = list(crops.rows.groupby("field", sort=False))
+    rows = [part.iloc[0].to_dict() | {"id": field, "brightness": part["brightness"].mean()} for field, part in parts]
+    return Cloud(np.stack([crops.values[part.index].mean(axis=0) for _, part in parts]), pd.DataFrame(rows))
+
+
+def some(samples: PairPatches, most: int, seed: int) -> PairPatches:
+    """Patches as an evaluation sees them, not augmented: all, or those of whole fields drawn until `most` are there."""
+    fields: dict[int, list[tuple[int, int, int]]] = {}
+    for window in samples.windows:
+        fields.setdefault(window[0], []).append(window)
+    kept: set[int] = set()
+    for row in np.random.default_rng(seed).permutation(sorted(fields)) if len(samples) > most else fields:
+        if kept and sum(len(fields[other]) for other in kept) + len(fields[row]) > most:
+            break
+        kept.add(int(row))
+    windows = [window for window in samples.windows if window[0] in kept]
+    return PairPatches(
+        samples.reader, windows, samples.zoom, samples.scaling, samples.sources, samples.seed,
+        full_scale=samples.full_scale,
+    )  # fmt: skip
+
+
+def _label(corruption: Mapping[str, Any]) -> str:
+    kind, severity = corruption.get("kind"), corruption.get("severity")
+    if set(corruption) != {"kind", "severity"} or severity not in SEVERITIES.get(str(kind), {}):
+        known = "; ".join(f"{name} {min(levels)} to {max(levels)}" for name, levels in SEVERITIES.items())
+        raise ValueError(f"study.corruptions holds {dict(corruption)}: give kind and severity, of {known}")
+    return f"{kind} {severity}"
+
+
+def _compared(rows: list[dict[str, Any]], more: list[Difference]) -> pd.DataFrame:
+    """The rows with how much `more` is found than falsely called, p after Holm over all rows, and what that says."""
+    corrected = holm(np.array([one.p for one in more], dtype=float))
+    table = pd.DataFrame(rows)
+    gained = table.pop("gain low") > 0
+    shown = [one.low > 0 and p < ALPHA for one, p in zip(more, corrected, strict=True)]
+    at = list(table.columns).index("clusters")
+    said = {
+        "more found": [one.estimate for one in more],
+        "more found low": [one.low for one in more],
+        "more found high": [one.high for one in more],
+        "p Holm": corrected,
+        "corrupted lie": [
+            (APART if better else PARTLY) if clear else "not shown apart"
+            for clear, better in zip(shown, gained, strict=True)
+        ],
+    }
+    table = pd.concat([table.iloc[:, :at], pd.DataFrame(said), table.iloc[:, at:]], axis=1)
+    return table.assign(images=[one.rows for one in more], wells=[one.units for one in more])
+
+
+def _held(told: pd.DataFrame) -> pd.DataFrame:
+    """The table with p corrected over all rows, where phenotypes were looked at."""
+    if "p" not in told:
+        return told
+    return told.assign(**{"p Holm": holm(told["p"].to_numpy(dtype=float))}).drop(columns="p")
+
+
+def _placed(projection: Projection, sets: Mapping[str, Cloud], called: tuple[np.ndarray, np.ndarray]) -> pd.DataFrame:
+    """A row per point of a projection; `called` are the calls of the first corrupted and of the clean test points."""
+    first = next(name for name in sets if name not in (TRAIN, CLEAN))
+    said = {first: called[0], CLEAN: called[1]}
+    parts = []
+    for name, own in sets.items():
+        xy = projection.train if name == TRAIN else projection.new[name]
+        about = own.rows.drop(columns="field").assign(set=name, x=xy[:, 0], y=xy[:, 1])
+        parts.append(about.assign(called=pd.array(said.get(name, [pd.NA] * len(own.rows)), dtype="boolean")))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _figures(points: pd.DataFrame, units: Sequence[Unit]) -> dict[str, Any]:
+    figures = {}
+    for unit in units:
+        own = points[points["unit"] == unit]
+        if own.empty:
+            continue
+        panels = [(name, own[own["projection"] == name]) for name in own["projection"].unique()]
+        figures[f"{unit}s"] = clouds(panels)
+        figures[f"{unit}s_density"] = contours(panels)
+        figures[f"{unit}s_called"] = called_points(panels)
+        figures[f"{unit}s_brightness"] = shades(panels)
+        if "phenotype" in points:
+            figures[f"{unit}s_phenotype"] = clouds(panels, by="phenotype")
+    return figures
