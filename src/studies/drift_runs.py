@@ -70,23 +70,46 @@ def image_means(embeddings: np.ndarray, images: Sequence[str]) -> tuple[np.ndarr
     return sums / np.bincount(rows)[:, None], names
 
 
-def runs(detector: OnlineMMD, images: np.ndarray, number: int = 100, cap: int | None = None, seed: int = 0) -> Runs:
-    """Streams of shuffled images (M D), each from a fresh reset to its first alarm, or to `cap` images (default M).
+def orders(units: Sequence[str], number: int, length: int | None = None, seed: int = 0) -> np.ndarray:
+    """Which images `number` random streams show, and when: number x length, indices into `units`.
 
-    The detector itself stays where it stands. Raises ValueError where the cap is not in 1..M.
+    `units` says of every image which unit (its well, or itself) it belongs to: a stream shows one image each of
+    `length` (default: all) different units. Raises ValueError where there are not as many.
+    """
+    names, codes = np.unique(np.asarray(units), return_inverse=True)
+    length = len(names) if length is None else length
+    if not 1 <= length <= len(names):
+        raise ValueError(
+            f"a run of {length} cannot be drawn from {len(names)} images or wells: use a length in 1..{len(names)}"
+        )
+    members = [np.flatnonzero(codes == code) for code in range(len(names))]
+    rng = np.random.default_rng(seed)
+    streams = [rng.permutation(len(names))[:length] for _ in range(number)]
+    return np.array([[rng.choice(members[code]) for code in stream] for stream in streams])
+
+
+def follow(detector: OnlineMMD, images: np.ndarray, streams: np.ndarray) -> Runs:
+    """Runs along `streams` (R L, as `orders` gives them) of images M D, each from a fresh reset to its first alarm.
+
+    The detector itself stays where it stands.
     """
     images = observations(images, "images", least=1)
-    cap = len(images) if cap is None else cap
-    if not 1 <= cap <= len(images):
-        raise ValueError(f"a run of {cap} cannot be drawn from {len(images)} images: use a cap in 1..{len(images)}")
     detector = copy.deepcopy(detector)
-    rng = np.random.default_rng(seed)
-    lengths, alarmed = np.empty(number, dtype=int), np.empty(number, dtype=bool)
-    for run in range(number):
+    lengths, alarmed = np.empty(len(streams), dtype=int), np.empty(len(streams), dtype=bool)
+    for run, stream in enumerate(streams):
         detector.reset()
-        state = detector.update(images[rng.permutation(len(images))[:cap]])
+        state = detector.update(images[stream])
         lengths[run], alarmed[run] = state.time, state.drift
     return Runs(lengths, alarmed)
+
+
+def runs(detector: OnlineMMD, images: np.ndarray, number: int = 100, cap: int | None = None, seed: int = 0) -> Runs:
+    """Runs along streams of shuffled images (M D), each to its first alarm, or to `cap` images (default M).
+
+    Raises ValueError where the cap is not in 1..M.
+    """
+    images = observations(images, "images", least=1)
+    return follow(detector, images, orders([str(row) for row in range(len(images))], number, cap, seed))
 
 
 def achieved_run_length(detector: OnlineMMD, held_out: np.ndarray, number: int = 100, seed: int = 0) -> RunLength:

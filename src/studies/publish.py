@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ def publish(
     facts: Mapping[str, str],
     skipped: Sequence[Mapping[str, str]] = (),
 ) -> None:
-    """Writes `report.html`, tables and figures into `cfg.output_dir`, logs them, prints the main table.
+    """Writes `report.html`, tables, figures and files into `cfg.output_dir`, logs them, prints the main table.
 
     `facts` (data, checkpoint, split, scaling, effort) stand in the page beside seed, machine, versions and time.
     `skipped` are the fields left out, id and reason each.
@@ -53,6 +54,9 @@ def publish(
             for name in result.figures:
                 logger.log_image(f"report/{name}", [str(page.with_name(f"{name}.png"))])
     print_main_table(result)
+    for name, write in result.files.items():
+        write(page.with_name(name))
+        print(f"{Path(name).stem}: {page.with_name(name)}")
     print(f"report: {page}")
 
 

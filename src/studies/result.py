@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -22,8 +24,8 @@ class Picture(NamedTuple):
 class StudyResult:
     """The outcome of one study; `captions` is keyed by table and figure names, `main` names the table to print first.
 
-    `gallery` are pictures that the page shows small, and large when clicked. Raises KeyError if `main` is no table or
-    a caption belongs to nothing, ValueError if a picture is no PNG.
+    `gallery` are pictures that the page shows small, and large when clicked; `files` are written beside it, by name.
+    Raises KeyError if `main` is no table or a caption belongs to nothing, ValueError if a picture is no PNG.
     """
 
     title: str
@@ -34,6 +36,7 @@ class StudyResult:
     captions: dict[str, str] = field(default_factory=dict)
     verdict: str = ""
     gallery: list[Picture] = field(default_factory=list)
+    files: dict[str, Callable[[Path], None]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.main not in self.tables:

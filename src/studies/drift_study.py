@@ -1,0 +1,217 @@
+"""Has what the model sees changed, and does the alarm find errors that matter? A detector for predict, and its test."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..datamodules.corrupted import corrupted
+from ..datamodules.mishaps import drawn_plates, redrawn
+from ..datamodules.pair_patches import PairPatches
+from ..imaging.corruptions import SEVERITIES
+from ..imaging.microscope.lab_errors import LAB_ERRORS
+from .drift import MMDTest, OnlineMMD
+from .drift_figures import false_negatives, harm_against_alarm, run_lengths
+from .drift_runs import achieved_run_length, image_means, orders
+from .drift_tables import (
+    CLEAN,
+    Condition,
+    condition_table,
+    finds,
+    harm_and_alarm,
+    image_errors,
+    separability_table,
+    watch,
+)
+from .drift_words import captions, notes, verdict
+from .embedded import Pool, embedded
+from .judged import count
+from .result import StudyResult
+from .subject import Study, Subject
+
+FEWEST_IMAGES = 50  # of the reference: with fewer its kernel matrix says little of what images look like
+POOL: Pool = "mean"
+FILE = "drift_detector.npz"
+MEND = (
+    "draw a fresh plate (data.plate.seed=2027 data.plate.wells=300), or give more images of wells that the model was "
+    "not trained on (data.root=...)"
+)
+
+
+class Drift(Study):
+    """Fits `detector` on images that the model was not trained on, keeps it as a file, and asks what it finds.
+
+    An observation is an image: the mean over its crops' pooled bottlenecks. Reference: training and validation split,
+    less the wells that the model saw. The test split is the stream, as it is and after `corruptions` (kind: severities
+    of table 9) and, where the microscope drew it, `mishaps` (imaging/microscope/lab_errors.py). `streams` random
+    streams of `length` images (null: as half of the test wells have), one image per well. A stream is harmful
+    where its mean relative error of any of `readouts` exceeds that of the clean images by more than `tolerance`.
+    `windows` and `run_times` (tables 10 and 11) are compared at defocus of `severity`. Raises ValueError for fewer than
+    50 reference images, and where the model was trained on test wells.
+    """
+
+    of_pairs = True
+
+    def __init__(
+        self,
+        detector: OnlineMMD,
+        corruptions: dict[str, list[int]],
+        mishaps: Sequence[str] = (),
+        readouts: Sequence[str] = ("count", "area"),
+        tolerance: float = 0.2,
+        streams: int = 100,
+        length: int | None = None,
+        windows: Sequence[int] = (2, 5, 10, 15, 20),
+        run_times: Sequence[float] = (32, 64, 128, 256),
+        severity: int = 4,
+        seed: int = 0,
+    ) -> None:
+        self.detector, self.corruptions, self.mishaps = detector, corruptions, mishaps
+        self.readouts, self.tolerance, self.streams, self.length = readouts, tolerance, streams, length
+        self.windows, self.run_times, self.severity, self.seed = windows, run_times, severity, seed
+        known = {kind: set(levels) - {0} for kind, levels in SEVERITIES.items()}
+        asked = [(kind, level) for kind, levels in corruptions.items() for level in levels]
+        unknown = [f"{kind} {level}" for kind, level in asked if level not in known.get(kind, ())]
+        if unknown := unknown + [name for name in mishaps if name not in LAB_ERRORS]:
+            raise ValueError(
+                f"study: there is no {unknown[0]!r}; corruptions are {', '.join(known)}, of severities up to 5 (of "
+                f"brightness and contrast also from -5), mishaps {', '.join(LAB_ERRORS)}"
+            )
+        if streams < 2 or tolerance <= 0:
+            raise ValueError(f"study.streams is {streams}, at least 2; study.tolerance is {tolerance}, above 0")
+        if length is not None and length < 2:
+            raise ValueError(f"study.length is {length}: a stream has at least 2 images, which the offline test needs")
+        if severity not in corruptions.get("defocus", ()):
+            raise ValueError(
+                f"study.severity is {severity}, and study.corruptions.defocus holds {corruptions.get('defocus', [])}: "
+                "windows and run times are compared at a defocus that is there"
+            )
+
+    def check(self, datamodule: Any) -> None:
+        """Refuses data without targets or without test patches."""
+        super().check(datamodule)
+        datamodule.patches("test")
+
+    def run(self, subject: Subject) -> StudyResult:
+        """Fit, save and judge the detector; return tables, figures, verdict and notes."""
+        assert subject.origin is not None
+        data, origin = subject.datamodule, subject.origin(None)
+        if seen := sorted(origin.wells & set(data.groups("test"))):
+            raise ValueError(
+                f"the model was trained on {count(len(seen), 'well')} of the test split ({seen[0]} ...), so that its "
+                f"images are no stream to come: {MEND}"
+            )
+        identity = self._identity(origin.path)
+        reference = self._reference(subject, origin.wells)
+        detector = self.detector.fit(reference, identity)
+        following = self._conditions(subject)
+        clean = next(following)
+        wells = list(clean.images["group"])
+        streams = orders(wells, self.streams, self.length or max(len(set(wells)) // 2, 2), self.seed)
+        conditions = [clean, *following]
+        achieved = achieved_run_length(detector, clean.values, self.streams, self.seed)
+        rows = watch(detector, MMDTest(reference), conditions, streams, self.readouts, self.tolerance)
+        defocused = {c.severity: c.values for c in conditions if c.family == "defocus"}
+        separated = separability_table(
+            detector, clean.values, defocused, streams, self.windows, self.run_times, self.severity, self.seed
+        )
+        crossed = harm_and_alarm(rows)
+        aucs = {
+            "harmful": finds(rows, rows["harmful"].to_numpy()),
+            "corrupted": finds(rows, (rows["condition"] != CLEAN).to_numpy()),
+        }
+        tables = {
+            "harm_and_alarm": crossed,
+            "conditions": condition_table(rows, conditions, self.readouts),
+            "separability": separated,
+            "told_apart": pd.DataFrame(
+                [{"streams told apart": f"{name} from not {name}", **auc} for name, auc in aucs.items()]
+            ),
+            "streams": rows,
+            "per_image": pd.concat([c.images.assign(condition=c.name) for c in conditions], ignore_index=True),
+        }
+        columns = [f"{name} error" for name in self.readouts]
+        undefined = sum(int(c.images[columns].isna().any(axis=1).sum()) for c in conditions)
+        drawn, leaky = bool(drawn_plates(data)), subject.leaky_split
+        return StudyResult(
+            title="Drift: does the alarm find the errors that matter?",
+            tables=tables,
+            figures={
+                "harm_against_alarm": harm_against_alarm(tables["conditions"], self.readouts, self.tolerance),
+                "false_negatives": false_negatives(rows),
+                "run_lengths": run_lengths(rows, detector.expected_run_time),
+            },
+            main="harm_and_alarm",
+            captions=captions(streams.shape, len(conditions), self.readouts, self.tolerance, self.severity, leaky),
+            notes=[
+                f"The fitted detector is {FILE} beside this page: python predict.py ckpt_path={origin.path} "
+                f"plate=PLATE drift={FILE} flags images like those that it alarms at.",
+                *notes(
+                    achieved,
+                    len(reference),
+                    len(clean.images),
+                    undefined,
+                    drawn,
+                    bool(self.mishaps) and not drawn,
+                    leaky,
+                ),
+            ],
+            verdict=verdict(crossed, aucs, achieved, streams.shape[1], leaky),
+            files={FILE: detector.save},
+        )
+
+    def _reference(self, subject: Subject, seen: frozenset[str]) -> np.ndarray:
+        """Embeddings N D of the images of training and validation split that the model was not trained on."""
+        assert subject.module is not None
+        data, module, parts = subject.datamodule, subject.module(None), []
+        left = {split: [well for well in data.groups(split) if well not in seen] for split in ("train", "val")}
+        fields = data.index["group"].isin([*left["train"], *left["val"]]).to_numpy().sum()
+        needed = max(FEWEST_IMAGES, 2 * self.detector.window + 1)
+        if fields < needed:
+            raise ValueError(
+                f"{count(int(fields), 'image')} of training and validation split are of wells that the model was not "
+                f"trained on, and a reference needs {needed}: {MEND}"
+            )
+        for split in (split for split, wells in left.items() if wells):
+            samples = unaugmented(data.patches(split), set(left[split]))
+            found = embedded(module, samples, POOL)
+            parts.append(image_means(found.values, found.fields)[0])
+        return np.concatenate(parts)
+
+    def _identity(self, path: Any) -> dict[str, Any]:
+        """What `predict` holds against its own model before it uses the detector."""
+        if path is None:
+            raise ValueError("a detector belongs to a checkpoint: ask eval.py ckpt_path=FILE study=drift")
+        with path.open("rb") as file:
+            return {"checkpoint": hashlib.file_digest(file, "sha256").hexdigest(), "pool": POOL}
+
+    def _conditions(self, subject: Subject) -> Iterator[Condition]:
+        """The test images clean, corrupted, and redrawn after what goes wrong in a laboratory."""
+        test = subject.datamodule.patches("test")
+        yield self._condition(subject, test, CLEAN, CLEAN, 0)
+        for kind, severities in self.corruptions.items():
+            for severity in severities:
+                yield self._condition(subject, corrupted(test, kind, severity), "corruption", kind, severity)
+        for mishap in self.mishaps if drawn_plates(subject.datamodule) else ():
+            yield self._condition(subject, redrawn(subject.datamodule, mishap), "lab error", mishap, 0)
+
+    def _condition(self, subject: Subject, samples: Any, kind: str, family: str, severity: int) -> Condition:
+        assert subject.judge is not None
+        assert subject.module is not None
+        found = embedded(subject.module(None), samples, POOL)
+        values, names = image_means(found.values, found.fields)
+        crops = subject.judge(None, samples)
+        images = image_errors(crops, dict(zip(found.ids, found.fields, strict=True)), self.readouts)
+        order = {name: row for row, name in enumerate(names)}
+        return Condition(kind, family, severity, values[[order[name] for name in images["id"]]], images)
+
+
+def unaugmented(samples: PairPatches, wells: set[str]) -> PairPatches:
+    """The patches of these wells as an evaluation sees them, of a split that training augments."""
+    groups = samples.reader.index["group"]
+    windows = [window for window in samples.windows if groups.iloc[window[0]] in wells]
+    return PairPatches(samples.reader, windows, samples.zoom, samples.scaling, samples.sources, samples.seed)

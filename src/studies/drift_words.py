@@ -1,0 +1,99 @@
+"""What the drift study says: the verdict, the captions and the notes on how far to trust it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from .drift_runs import RunLength
+from .judged import count, number
+
+FEW_IMAGES = 200
+
+
+def verdict(
+    crossed: pd.DataFrame, aucs: Mapping[str, Mapping[str, float]], achieved: RunLength, length: int, leaky_split: bool
+) -> str:
+    """Harm against alarm in counts (`harm_and_alarm`), the AUCs of `finds` by label, and the run length in control."""
+    rows = crossed.set_index("streams")
+    harmful, harmless, clean = (rows.loc[name] for name in ("harmful", "corrupted, harmless", "clean"))
+    if harmful["alarm"] + harmful["no alarm"]:
+        words = [f"The alarm found {_alarms(harmful)} harmful streams of {length} images"]
+    else:
+        words = ["No stream was harmful: all errors stayed within the tolerance"]
+    words.append(f"it rang in {_alarms(harmless)} that were corrupted without harm, and in {_alarms(clean)} clean ones")
+    for name, auc in aucs.items():
+        if np.isfinite(auc["AUC"]):
+            ends = f"[{number(auc['AUC low'])}, {number(auc['AUC high'])}]"
+            words.append(f"the run length tells {name} from not {name} with AUC {number(auc['AUC'])} {ends}")
+    kept = "below half of what was asked: it alarms too often" if achieved.too_short else "kept"
+    leaky = " Leaky split." if leaky_split else ""
+    return f"{'; '.join(words)}. {str(achieved).capitalize()}: {kept}.{leaky}"
+
+
+def captions(
+    streams: tuple[int, int], conditions: int, readouts: Sequence[str], tolerance: float, severity: int, leaky: bool
+) -> dict[str, str]:
+    """Captions of every table and figure; `streams` are their number and length."""
+    texts = {
+        "harm_and_alarm": f"{streams[0]} streams of {streams[1]} images for each of {conditions} conditions, by harm "
+        f"and alarm; harmful: mean relative error of {' or '.join(readouts)} over {tolerance:g} above clean.",
+        "conditions": "Errors: mean over images of |predicted - true| / true; excess: above the clean images of the "
+        "same fields. harmful, alarm, offline alarm: shares of streams. median run: images up to the alarm.",
+        "separability": "Tables 10 to 12 of the thesis: AUC-ROC of minus the run length, clean against defocus "
+        f"(severity {severity} where another setting varies). Brackets: 95 % bootstrap over streams, which are drawn "
+        "from the same wells. in-control run: mean run on clean images with its standard error; inf: no alarm.",
+        "told_apart": "AUC-ROC of minus the run length, over all streams. Brackets: where it lies in 95 % of the "
+        "draws, each a random choice of wells that every condition shows once. Conditions are fixed, not drawn.",
+        "streams": "One row per condition and stream.",
+        "per_image": "One row per condition and image, readouts summed over its crops.",
+        "harm_against_alarm": "Conditions from the least to the most harmful: how far errors exceed those of clean "
+        "images (left, dashed: tolerance), and how many streams end in an alarm (right).",
+        "false_negatives": "Figure 58 of the thesis: streams that no detector noticed, against severity. The offline "
+        "test sees as many images as the online window holds. Bars: share of streams that are harmful.",
+        "run_lengths": "Figures 59 to 61 of the thesis: share of streams still without an alarm. Dashed: the promise "
+        "in control, (1 - 1 / expected run time) to the power of the images.",
+    }
+    return {name: text + (" Leaky split." if leaky else "") for name, text in texts.items()}
+
+
+def notes(
+    achieved: RunLength, reference: int, held_out: int, undefined: int, drawn: bool, left_out: bool, leaky_split: bool
+) -> list[str]:
+    """How far to trust it: images of the reference, held out, without true objects; whether all was drawn."""
+    texts = [
+        f"{str(achieved).capitalize()}. Its error is of the runs alone: they share one reference ({reference} images) "
+        f"and one set of {count(held_out, 'held-out image')}.",
+        "The observation is the image, the mean over its crops. Crops of one image resemble each other: fed one by one "
+        "they make alarms come many times too often. On simulated embeddings whose crops correlate by 0.1, runs of 128 "
+        "became runs of 8, about as short as the thesis reports (section 4.3.3.1: 7 in distribution).",
+        "The promise holds for images exchangeable with the reference: of the same plates, microscope and days. "
+        "Another plate is a change too, and may be noticed though nothing went wrong.",
+        "Judge an alarm by harmful errors, not by corruption: what a camera corrupts need not move what is read.",
+        "Harm needs the true stain, which a user of the alarm does not have; here it is known. An excess below 0 is no "
+        "merit: a change that moves predictions against the model's own bias brings its errors down.",
+    ]
+    if achieved.too_short:
+        texts.insert(0, "Alarms in control come over twice as often as asked: do not use this detector as it is.")
+    if reference < FEW_IMAGES:
+        texts.append(f"Few reference images ({reference}): with {FEW_IMAGES} or more the thresholds are steadier.")
+    if left_out:
+        texts.append("Lab errors (study.mishaps) are drawn; these data are not, so they were left out.")
+    if undefined:
+        texts.append(f"{count(undefined, 'image')} (of all conditions) without true objects count in no error.")
+    if drawn:
+        texts.append(
+            "These images are drawn by the virtual microscope, whose transmitted light has not been held against real "
+            "images: this says that a method can work, not how well it does on cells."
+        )
+    if leaky_split:
+        texts.insert(0, "Leaky split: reference and stream share wells, so the in-control run is too good.")
+    return texts
+
+
+def _alarms(row: pd.Series) -> str:
+    """Alarms of all streams of a row of `harm_and_alarm`."""
+    alarms, total = int(row["alarm"]), int(row["alarm"] + row["no alarm"])
+    return f"{alarms} of {total}" + (f" ({100 * alarms / total:.0f} %)" if total else "")
