@@ -1,4 +1,4 @@
-"""Restore the images of a plate: python predict.py ckpt_path=runs/quickstart/seed_0/best.ckpt plate=path/to/plate."""
+"""Restore a plate, or predict its stains: python predict.py ckpt_path=runs/quickstart/seed_0/best.ckpt plate=PLATE."""
 
 from phenokeep.cli import predict
 

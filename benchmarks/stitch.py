@@ -1,12 +1,13 @@
 """Times tile and stitch on one image, and says how far it is from inference on the whole image.
 
-python benchmarks/stitch.py [--side 2136] [--sizes 256 512 1024] [--checkpoint FILE] [--csv FILE]
+python benchmarks/stitch.py [--side 2136 | --image FILE] [--sizes 256 512 1024] [--checkpoint FILE] [--csv FILE]
 
 Each row runs in its own process, with one thread: its time, its peak memory above that before the image, and the
 greatest and mean difference from the network's answer for the whole image, reflected by its border. `seam` is the ratio
 of `phenokeep.imaging.tiling.seam`, and `whole` the same of that answer at the same places. Without a checkpoint the
 16-filter U-Net has the weights it starts from: time and memory are the same, but its differences and seams are not
-those of a trained network.
+those of a trained network. The image is smoothed noise, or the square one of a file, stretched from its minimum to its
+maximum.
 """
 
 import argparse
@@ -23,6 +24,7 @@ import torch
 from scipy import ndimage
 
 from phenokeep.checkpoint import read_checkpoint
+from phenokeep.imaging.io import read_header, read_image
 from phenokeep.imaging.tiling import geometry, seam, seam_error, stitch
 from phenokeep.models.nets.labelfree_unet import LabelfreeUNet
 
@@ -32,11 +34,16 @@ BORDERS = (0, 16, 32, 64)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--side", type=int, default=2136)
+    parser.add_argument("--image", type=Path, help="a square source, such as a DIC field; --side is then its own")
     parser.add_argument("--sizes", type=int, nargs="+", default=[256, 512, 1024])
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--checkpoint", type=Path, help="weights of a Translator with the 16-filter U-Net")
     parser.add_argument("--csv", type=Path)
     args = parser.parse_args()
+    if args.image is not None:
+        args.side, width = read_header(args.image).shape
+        if args.side != width:
+            parser.error(f"{args.image} is {args.side}x{width}: give a square image")
     if max(args.sizes) >= args.side:
         parser.error(f"a tile of {max(args.sizes)} pixels has no neighbour in an image of {args.side}: lower --sizes")
     print("untrained weights" if args.checkpoint is None else args.checkpoint)
@@ -59,7 +66,7 @@ def main() -> None:
 
 def _measured(mode: str, size: int, border: int | None, args: argparse.Namespace, saved: Path) -> dict:
     torch.set_num_threads(1)
-    net, image = _net(args.checkpoint), _image(args.side)
+    net, image = _net(args.checkpoint), _image(args.side, args.image)
     before, started = _peak(), (time.process_time(), time.monotonic())
     if mode == "whole":
         padding = [(0, 0), *[(net.border, net.border + -args.side % net.divisor)] * 2]
@@ -95,11 +102,13 @@ def _net(checkpoint: Path | None) -> LabelfreeUNet:
     return net.eval()
 
 
-def _image(side: int) -> np.ndarray:
-    """Smooth structure of several sizes over noise, in [0, 1], 1 Y X."""
-    rng = np.random.default_rng(0)
-    image = rng.normal(size=(side, side)).astype(np.float32)
-    image = 0.1 * image + sum(sigma * ndimage.gaussian_filter(image, sigma) for sigma in (2, 6, 20))
+def _image(side: int, file: Path | None) -> np.ndarray:
+    """The image of a file, else smooth structure of several sizes over noise, in [0, 1], 1 Y X."""
+    if file is not None:
+        image = read_image(file).astype(np.float32)
+    else:
+        image = np.random.default_rng(0).normal(size=(side, side)).astype(np.float32)
+        image = 0.1 * image + sum(sigma * ndimage.gaussian_filter(image, sigma) for sigma in (2, 6, 20))
     return ((image - image.min()) / np.ptp(image))[None].astype(np.float32)
 
 

@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from .inference.predictor import Predictor
+    from .inference.stain import StainPredictor
 
 # Libraries that look for updates or report errors over the network are told not to.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
@@ -15,8 +16,11 @@ os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
 __version__ = "0.1.0"
 
 
-def load(checkpoint: "str | Path", device: str = "auto") -> "Predictor":
-    """A trained model, ready for `.predict(image, mask)`: see `phenokeep.inference.predictor.Predictor`."""
+def load(checkpoint: "str | Path", device: str = "auto") -> "Predictor | StainPredictor":
+    """A trained model, ready for `.predict(image, mask)`; one that was trained on pairs, for `.predict(image)`.
+
+    See `phenokeep.inference.predictor.Predictor` and `phenokeep.inference.stain.StainPredictor`.
+    """
     from .inference.predictor import load
 
     return load(checkpoint, device)

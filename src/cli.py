@@ -14,6 +14,7 @@ from .explain import explain
 
 CONFIGS = {"config_path": "pkg://phenokeep.configs", "version_base": "1.3"}
 
+DRIFT = 3  # the exit code of fail_on_drift=true
 HELP = {"--help", "-h", "--hydra-help", "-c"}
 # What eval.py takes where no checkpoint brings it: data, and no model.
 WITHOUT_CHECKPOINT = {"data": "virtual", "metrics": "restoration", "trainer": "default"}
@@ -55,7 +56,15 @@ def _evaluate(cfg: DictConfig) -> Any:
 def _predict(cfg: DictConfig) -> Any:
     from .run import predict
 
-    return predict(cfg)
+    table = predict(cfg)
+    if cfg.fail_on_drift and (flagged := int(table["drift_alarm"].sum())):
+        print(
+            f"exit code {DRIFT}, as fail_on_drift=true asks: drift flags {flagged} of {len(table)} fields "
+            f"(drift_alarm in {cfg.output_dir}/fields.csv)",
+            file=sys.stderr,
+        )
+        sys.exit(DRIFT)
+    return table
 
 
 def train() -> None:

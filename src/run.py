@@ -20,16 +20,11 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from .callbacks import AtomicCheckpoints, Last, NotFinite, PhenotypeMetrics, Provenance, Wandb, check_writable
 from .checkpoint import CheckpointError, load_weights, newest_checkpoint, read_checkpoint
-from .datamodules.checks import check_images, drop_bad
-from .datamodules.platemap import join_plate_map, read_plate_map
-from .inference.inputs import read_inputs
-from .inference.plate import PlateRun
-from .inference.predictor import Predictor, load
-from .inference.provenance import run_record
+from .inference.predictor import Predictor
 from .methods import Methods
 from .models.speed import hasten
+from .predicting import predicted
 from .settings import check_settings
-from .studies.predicted import restored_report
 from .studies.publish import publish
 from .studies.subject import Study, Subject
 from .warmstart import warm_start
@@ -110,26 +105,9 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
 
 
 def predict(cfg: DictConfig) -> pd.DataFrame:
-    """Restores the plate of a composed predict config into `cfg.output_dir`; returns the table of its fields."""
+    """Restores, or predicts the stains of, the plate of a composed predict config; returns the table of its fields."""
     _prepare(cfg)
-    predictor, masks = load(cfg.ckpt_path, cfg.device), instantiate(cfg.mask)
-    index = read_inputs(cfg.plate, predictor.channels[0], cfg.data.pixel_size)
-    if cfg.data.plate_map:
-        index = join_plate_map(index, read_plate_map(cfg.data.plate_map), cfg.data.plate_map)
-    index = drop_bad(index, check_images(index, cfg.data.on_bad_image, predictor.channels).problems)
-    settings = {"mask": OmegaConf.to_container(cfg.mask), "rescale": cfg.data.rescale}
-    record = run_record(predictor, cfg.ckpt_path, settings)
-    metric = instantiate(cfg.score, _convert_="all").metric
-    out = Path(cfg.output_dir)
-    started = time.monotonic()
-    run = PlateRun(predictor, index, masks, out, record, metric, cfg.data.rescale)
-    table = run.run()
-    print(f"restored: {out / 'restored'}")
-    if cfg.report:
-        took = f"{time.monotonic() - started:.0f} s for {len(table)} fields"
-        facts = {"data": cfg.plate, "checkpoint": cfg.ckpt_path, "restoring": took}
-        publish(restored_report(table, run.images), cfg, [], facts, index.attrs.get("skipped", ()))
-    return table
+    return predicted(cfg)
 
 
 def _prepare(cfg: DictConfig, *needs: str) -> None:

@@ -1,9 +1,10 @@
-"""What a plate to be restored consists of: an index, a folder whose names are known, or just images."""
+"""What a plate that a model is applied to consists of: an index, a folder whose names are known, or just images."""
 
 from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -16,11 +17,14 @@ from ..imaging.io import SUFFIXES
 log = logging.getLogger(__name__)
 
 
-def read_inputs(plate: str | Path, channel: str, pixel_size: float | None = None) -> pd.DataFrame:
+def read_inputs(
+    plate: str | Path, channel: str, pixel_size: float | None = None, only: Sequence[str] | None = None
+) -> pd.DataFrame:
     """The index of a plate: of a table, of a folder that has one, or of a folder whose file names are understood.
 
     Any other folder, or one image, is taken as it is: every image a field of the first `channel`, in a well of its own.
-    `pixel_size` (micrometres) fills what index and files leave open. Raises TableError.
+    Images of other channels than `only` are left out of an index. `pixel_size` (micrometres) fills what index and files
+    leave open. Raises TableError.
     """
     path = Path(plate).resolve()
     if not path.exists():
@@ -28,17 +32,30 @@ def read_inputs(plate: str | Path, channel: str, pixel_size: float | None = None
     if path.suffix.lower() in SUFFIXES and path.is_file():
         return _plain([path], path.parent, channel, pixel_size)
     if not path.is_dir() or any((path / name).is_file() for name in INDEX_NAMES):
-        return read_index(path, pixel_size)
+        return _indexed(path, pixel_size, only)
     images = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.name[0] != ".")
     names = [file.relative_to(path).as_posix() for file in images]
     if not images or any(
         re.search(layout.pattern, name, re.IGNORECASE) for layout in PRESETS.values() for name in names
     ):
-        return read_index(path, pixel_size)
+        return _indexed(path, pixel_size, only)
     log.info(
         "%s: no preset knows these file names; each of %d images is taken as a field of its own", path, len(images)
     )
     return _plain(images, path, channel, pixel_size)
+
+
+def _indexed(path: Path, pixel_size: float | None, only: Sequence[str] | None) -> pd.DataFrame:
+    try:
+        return read_index(path, pixel_size, only)
+    except TableError as error:
+        if not only or "has no channel" not in str(error):
+            raise
+        columns = ", ".join(f"image_{name}" for name in only)
+        raise TableError(
+            f"{error}. The model takes {', '.join(only)}: name the columns of index.csv so ({columns}), or make it "
+            "with python -m phenokeep.datamodules.tables --channel"
+        ) from None
 
 
 def _plain(images: list[Path], root: Path, channel: str, pixel_size: float | None) -> pd.DataFrame:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +13,17 @@ from hydra.utils import instantiate
 
 from ..checkpoint import load_weights, read_checkpoint, trusted_config
 from ..datamodules.scaling import Scaling
-from ..imaging.pixelsize import differs, rescale
 from ..imaging.stitch import Stitcher
+from .stain import StainPredictor
+from .trained import Trained, resized
 
 log = logging.getLogger(__name__)
 
-DTYPES = ("uint8", "uint16", "float32")
 
+class Predictor(Trained):
+    """A restoration model, see `Trained`; made by `load`."""
 
-class Predictor:
-    """A restoration model with the scaling and the pixel size it was trained with; made by `load`.
-
-    `channels` are the names of the channels it takes, in their order, `pixel_size` micrometres per pixel of its
-    training fields, `config` what it was trained with, `sha256` the digest of its checkpoint.
-    """
+    FITTED_ON = "outside its masks"
 
     def __init__(
         self,
@@ -43,33 +39,9 @@ class Predictor:
                 "this model was trained with data.scaling=paper, which keeps no range: what it draws cannot be given "
                 "back in camera counts. Train with data.scaling=plate"
             )
-        if "channels" not in config["data"]:
-            raise ValueError(
-                "this model was trained on pairs: it translates, and fills no holes. Judge it with "
-                "eval.py study=translation"
-            )
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.model, self.device, self.batch_size = model, device, batch_size
-        self.scaling, self.config, self.sha256 = scaling, config, sha256
+        super().__init__(model, scaling, config, sha256, device)
+        self.batch_size = batch_size
         self.channels: list[str] = list(config["data"]["channels"])
-        self.zoom = instantiate(config["data"]["zoom"])
-        self.pixel_size = scaling.pixel_size
-
-    def fit_plate(self, plate: str, channel: str, known: Iterable[np.ndarray]) -> None:
-        """Estimates the range of a plate that training did not see, from the pixels outside the masks of its fields.
-
-        `known` gives them field by field (any shape, camera counts). Raises ValueError where there are none.
-        """
-        pixels = [counts for counts in known if counts.size]
-        if not pixels:
-            raise ValueError(f"plate {plate!r}: the masks cover every pixel, so its range cannot be estimated")
-        low, high = self.scaling.fit(plate, channel, pixels)
-        log.info(
-            "plate %r, channel %r: scaled from %.0f to %.0f counts, estimated outside its masks, for training did not "
-            "see this plate",
-            *(plate, channel, low, high),
-        )
 
     def predict(
         self,
@@ -105,31 +77,10 @@ class Predictor:
         return out.reshape(image.shape)
 
     def _checked(self, image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        image, mask = np.asarray(image), np.asarray(mask)
-        planes = image[None] if image.ndim == 2 else image
-        if planes.ndim != 3 or len(planes) != len(self.channels):
-            raise ValueError(
-                f"image has shape {image.shape}: give Y X or C Y X with the channels {', '.join(self.channels)}"
-            )
-        if image.dtype.name not in DTYPES:
-            raise ValueError(f"image is {image.dtype}: give camera counts as {', '.join(DTYPES)}")
-        if image.dtype.kind == "f" and not np.isfinite(image).all():
-            raise ValueError("image holds NaN or infinite pixels: replace them, the mask says where not to look")
+        planes, mask = self._planes(image, "replace them, the mask says where not to look"), np.asarray(mask)
         if mask.shape != planes.shape[1:]:
             raise ValueError(f"mask is {mask.shape} and image {planes.shape[1:]} (Y X): both must have one size")
         return planes, mask != 0
-
-    def enlargement(self, pixel_size: float | None, rescale: bool) -> float:
-        """By how much a field is enlarged before the model sees it; ValueError for another pixel size, not rescaled."""
-        zoom = 1 / self.zoom.scale
-        if pixel_size is None or self.pixel_size is None or not differs(pixel_size, self.pixel_size):
-            return zoom
-        if not rescale:
-            raise ValueError(
-                f"the image has {pixel_size:g} um per pixel, the model was trained at {self.pixel_size:g}: set "
-                "data.rescale=true (rescale=True in Python) to bring it to the model's, or train at this size"
-            )
-        return zoom * pixel_size / self.pixel_size
 
     def _scaling_of(self, planes: np.ndarray, hole: np.ndarray, plate: str | None) -> tuple[Scaling, str]:
         """The ranges of the plate where they are known, else of this image outside its mask."""
@@ -143,7 +94,7 @@ class Predictor:
     def _restore(self, scaled: np.ndarray, hole: np.ndarray, factor: float) -> np.ndarray:
         """C Y X in [0, 1] with the hole restored, on the grid of `scaled`."""
         shape = hole.shape
-        source, mask = _resized(scaled, factor), _resized(hole[None].astype(np.float32), factor) > 0
+        source, mask = resized(scaled, factor), resized(hole[None].astype(np.float32), factor) > 0
         stitcher = Stitcher(mask[0], self.zoom.size)
         self.model.eval().to(self.device)
         for start in range(0, len(stitcher.windows), self.batch_size):
@@ -160,21 +111,24 @@ class Predictor:
                 predictions = self.model.predict_step(batch, 0)["prediction"].float().cpu().numpy()
             for window, prediction in zip(chosen, predictions, strict=True):
                 stitcher.add(window, prediction)
-        return _resized(stitcher.blended(source), 1 / factor, shape)
+        return resized(stitcher.blended(source), 1 / factor, shape)
 
     def _tensor(self, tiles: list[np.ndarray]) -> torch.Tensor:
         return torch.from_numpy(np.stack(tiles)).to(self.device)
 
 
-def _resized(planes: np.ndarray, factor: float, shape: tuple[int, int] | None = None) -> np.ndarray:
-    return planes if factor == 1 else np.stack([rescale(plane, factor, shape=shape) for plane in planes])
+def load(checkpoint: str | Path, device: str = "auto", batch_size: int = 8) -> Predictor | StainPredictor:
+    """The model of a checkpoint, ready to restore or, trained on pairs, to predict stains.
 
-
-def load(checkpoint: str | Path, device: str = "auto", batch_size: int = 8) -> Predictor:
-    """The model of a checkpoint, ready to restore; raises CheckpointError where it cannot be used."""
+    `batch_size` is how many tiles of a restoration go through the network at once. Raises CheckpointError where the
+    checkpoint cannot be used, ValueError where its model can do neither.
+    """
     config, saved = trusted_config(checkpoint), read_checkpoint(checkpoint)
     model = instantiate(config["model"], _convert_="all")
     load_weights(model, saved["state_dict"], checkpoint)
     with Path(checkpoint).open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return Predictor(model, Scaling(**saved["scaling"]), config, sha256, device, batch_size)
+    scaling = Scaling(**saved["scaling"])
+    if "targets" in config["data"]:
+        return StainPredictor(model, scaling, config, sha256, device)
+    return Predictor(model, scaling, config, sha256, device, batch_size)

@@ -1,4 +1,4 @@
-"""Where a restored image comes from: the sidecar that stands beside each of them."""
+"""Where an image that a model made comes from: the sidecar that stands beside each of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from .. import __version__
 from ..imaging.files import replacing
-from .predictor import Predictor
+from .trained import Trained
 
 UNKNOWN_LICENCE = "not stated: ask who trained it, or train with licence=..."
 
@@ -23,7 +23,7 @@ def sha256_of(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def run_record(predictor: Predictor, checkpoint: str, settings: dict[str, Any]) -> dict[str, Any]:
+def run_record(predictor: Trained, checkpoint: str, settings: dict[str, Any]) -> dict[str, Any]:
     """What all images of a run share; `settings` is what of the command decides the pixels (masks, rescaling)."""
     config = predictor.config
     return {
