@@ -324,3 +324,14 @@ def test_bad_images_and_percentiles_are_refused():
             segment(image, "er")
     with pytest.raises(ValueError, match="percentile is 101"):
         golgi_preprocessed(np.eye(32), percentile=101)
+
+
+def test_faint_ripples_beside_a_nucleus_are_told_by_their_contrast():
+    y, x = np.mgrid[:256, :256]
+    image = 300 + 40 * np.sin(x / 12) * np.sin(y / 12)
+    image[(y - 90) ** 2 + (x - 90) ** 2 < 15**2] += 2000
+    assert segment(image, "nuclei").max() > 3
+    labels = segment(image, "nuclei", min_contrast=0.1)
+    assert labels.max() == 1
+    assert labels[90, 90] == 1
+    assert segment(image, "nuclei", min_contrast=1.0).max() == 0

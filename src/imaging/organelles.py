@@ -49,17 +49,25 @@ def nuclei(
     max_area: float = 5000.0,
     min_solidity: float = 0.8,
     max_hole: float | None = 100.0,
+    min_contrast: float = 0.0,
 ) -> np.ndarray:
     """Label nuclei: above the local threshold, holes filled, then by area and by solidity. Thesis, algorithm 2.
 
     Solidity is the area over that of the convex hull. The limits of area and solidity are ours: the thesis measured its
     own by hand and does not give them. So is max_hole: None fills every hole, as the thesis does, but in a nearly empty
-    field the noise closes round a nucleus and its dark surroundings, and they are filled and lost as one.
+    field the noise closes round a nucleus and its dark surroundings, and they are filled and lost as one. And so is
+    min_contrast: the least that an object's mean lies above that of its surroundings (the same Gaussian's), as a share
+    of the image's range; beside one bright nucleus, 0.1 tells nuclei from ripples of the background. 0: the thesis'.
     """
     image = normalised(image)
     mask = above_local_threshold(image, block)
     mask = binary_fill_holes(mask) if max_hole is None else fill_small_holes(mask.view(np.uint8), max_hole)
-    return _objects(mask, min_area, max_area, min_solidity)
+    labels = _objects(mask, min_area, max_area, min_solidity)
+    if min_contrast <= 0 or not labels.any():
+        return labels
+    above = image - threshold_local(image, int(block), method="gaussian")
+    contrast = np.bincount(labels.ravel(), above.ravel()) / np.maximum(np.bincount(labels.ravel()), 1)
+    return keep_objects(labels, np.append(False, contrast[1:] >= min_contrast))
 
 
 def er(image: np.ndarray, block: int = 181, opening: int = 5, min_area: float = 100.0) -> np.ndarray:
