@@ -36,7 +36,7 @@ def test_table_and_log_agree_with_a_plain_loop(config):
 
 
 def test_a_field_that_nobody_gives_is_named():
-    with pytest.raises(KeyError, match="features"):
+    with pytest.raises(ValueError, match="features"):
         Measured(HoleErrors(), ["features"]).read({"prediction": torch.zeros(1)}, {"mask": torch.zeros(1)})
     with pytest.raises(ValueError, match="tset"):
         Measured(HoleErrors(), ["mask"], stages=["tset"])
