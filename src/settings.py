@@ -130,12 +130,13 @@ def _target(path: str, name: Any) -> Any:
 def _parameters(call: Any) -> tuple[dict[str, Any], bool]:
     """The parameters of a class or function with their annotations, and whether it takes others.
 
-    The **options of a class are those of the classes above it, so theirs are listed too.
+    The **options of a class may be those of the classes above it, so theirs are listed too; of ours they are just that.
     """
     found: dict[str, Any] = {}
     above = [vars(kind)["__init__"] for kind in getattr(call, "__mro__", ())[:-1] if "__init__" in vars(kind)]
+    ours = getattr(call, "__module__", "").startswith(f"{__package__}.")
     takes_more = False
-    for function in above if isinstance(call, type) else [call]:
+    for number, function in enumerate(above if isinstance(call, type) else [call]):
         parameters = inspect.signature(function).parameters.values()
         try:
             hints = get_type_hints(function, include_extras=True)
@@ -144,8 +145,9 @@ def _parameters(call: Any) -> tuple[dict[str, Any], bool]:
         for parameter in parameters:
             if parameter.name != "self" and parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
                 found.setdefault(parameter.name, hints.get(parameter.name, Any))
-        takes_more = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
-        if not takes_more:
+        more = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+        takes_more = more if ours or number == 0 else takes_more
+        if not more:
             break
     return found, takes_more
 
