@@ -49,8 +49,11 @@ def test_pca_is_that_of_the_training_points_alone():
 def test_maps_are_fitted_on_training_points_alone(reducer):
     pytest.importorskip(reducer)
     points, new = blob(30, size=8), blob(6, 1, seed=1, size=8)
-    kept = points.copy()
+    kept, threads = points.copy(), torch.get_num_threads()
+    torch.set_num_threads(2)
     found, cut = maps.projections(points, {"new": new, "part": new[:3]}, [reducer], [4, 200], FEW, seed=3)
+    assert torch.get_num_threads() == 2, "PaCMAP would leave the process with one"
+    torch.set_num_threads(threads)
     label = maps.REDUCERS[reducer]
     assert [own.name for own in found] == [label, f"PCA 4, {label}", f"PCA 8, {label}"]
     assert cut == ["PCA of 200 components: only 8 are to be had from 30 training points"]

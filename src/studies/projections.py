@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 REDUCERS = {"pca": "PCA", "umap": "UMAP", "pacmap": "PaCMAP"}  # t-SNE has no map for points that come later
 LEAST = 10  # training points, below which a density is made up
@@ -105,8 +106,12 @@ def _fitted(
     options: Mapping[str, Any],
     seed: int,
 ) -> Projection:
-    placed, apply = fit(np.ascontiguousarray(train, np.float32), options, seed)
-    return Projection(name, placed, {key: apply(np.asarray(points, np.float32)) for key, points in new.items()})
+    threads = torch.get_num_threads()  # PaCMAP with a seed leaves the whole process with one
+    try:
+        placed, apply = fit(np.ascontiguousarray(train, np.float32), options, seed)
+        return Projection(name, placed, {key: apply(np.asarray(points, np.float32)) for key, points in new.items()})
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _umap(train: np.ndarray, options: Mapping[str, Any], seed: int) -> tuple[np.ndarray, Map]:
