@@ -12,6 +12,7 @@ GROUPS = {
     "data/masks": "masks",
     "data/zoom": "patches",
     "model": "models",
+    "model/loss": "losses of translators",
     "metrics": "metrics",
     "study": "studies",
     "sweep": "sweeps",

@@ -29,7 +29,7 @@ def harm_against_alarm(conditions: pd.DataFrame, readouts: Sequence[str], tolera
     left.axvline(0, color=CONTROL, linewidth=0.8)
     beyond = f" (at {FARTHEST:g}: or more)" if (table[columns] > FARTHEST).any(axis=None) else ""
     left.set_xlabel(f"excess relative error{beyond}", fontsize=11)
-    left.legend(loc="upper left", fontsize=10, frameon=False)
+    left.legend(loc="lower right", fontsize=10, frameon=False)
     left.set_yticks(places, table["condition"])
     harmful = table["harmful"].to_numpy()
     colours = [
