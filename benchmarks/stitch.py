@@ -6,8 +6,8 @@ Each row runs in its own process, with one thread: its time, its peak memory abo
 greatest and mean difference from the network's answer for the whole image, reflected by its border. `seam` is the ratio
 of `phenokeep.imaging.tiling.seam`, and `whole` the same of that answer at the same places. Without a checkpoint the
 16-filter U-Net has the weights it starts from: time and memory are the same, but its differences and seams are not
-those of a trained network. The image is smoothed noise, or the square one of a file, stretched from its minimum to its
-maximum.
+those of a trained network; of one with several targets the first is compared. The image is smoothed noise, or the
+square one of a file, stretched from its minimum to its maximum.
 """
 
 import argparse
@@ -17,13 +17,14 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from scipy import ndimage
 
-from phenokeep.checkpoint import read_checkpoint
+import phenokeep
 from phenokeep.imaging.io import read_header, read_image
 from phenokeep.imaging.tiling import geometry, seam, seam_error, stitch
 from phenokeep.models.nets.labelfree_unet import LabelfreeUNet
@@ -93,12 +94,11 @@ def _measured(mode: str, size: int, border: int | None, args: argparse.Namespace
     }
 
 
-def _net(checkpoint: Path | None) -> LabelfreeUNet:
+def _net(checkpoint: Path | None) -> Any:
+    if checkpoint is not None:
+        return phenokeep.load(checkpoint, "cpu").model.net.eval()
     torch.manual_seed(0)
     net = LabelfreeUNet(filters=16)
-    if checkpoint is not None:
-        weights = read_checkpoint(checkpoint)["state_dict"]
-        net.load_state_dict({name.removeprefix("net."): w for name, w in weights.items() if name.startswith("net.")})
     return net.eval()
 
 

@@ -57,7 +57,7 @@ class ImageGrid(pl.Callback):
     ) -> None:
         if batch_idx > 0 or trainer.sanity_checking or trainer.current_epoch % self.every_n_epochs:
             return
-        figure = draw_grid(batch, outputs["prediction"], self.images)
+        figure = draw_grid({**batch, **outputs}, outputs["prediction"], self.images)  # an autoencoder brings its target
         path = self.folder / f"epoch_{trainer.current_epoch:03d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=80)

@@ -36,6 +36,12 @@ class PairPatches(Crops):
         self.sources, self.augment, self.full_scale = sources, augment, full_scale
         self.stranger = "group" if reader.index["group"].nunique() > 1 else "parent"
 
+    def plain(self, windows: Sequence[tuple[int, int, int]]) -> "PairPatches":
+        """These windows (row, y, x) of the same fields as an evaluation sees them: nothing augmented, nothing moved."""
+        return PairPatches(
+            self.reader, windows, self.zoom, self.scaling, self.sources, self.seed, full_scale=self.full_scale
+        )
+
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         epoch, index = key
         row, y, x = self.windows[index]

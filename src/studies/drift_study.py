@@ -213,5 +213,4 @@ class Drift(Study):
 def unaugmented(samples: PairPatches, wells: set[str]) -> PairPatches:
     """The patches of these wells as an evaluation sees them, of a split that training augments."""
     groups = samples.reader.index["group"]
-    windows = [window for window in samples.windows if groups.iloc[window[0]] in wells]
-    return PairPatches(samples.reader, windows, samples.zoom, samples.scaling, samples.sources, samples.seed)
+    return samples.plain([window for window in samples.windows if groups.iloc[window[0]] in wells])

@@ -39,10 +39,11 @@ class Embeddings(Study):
 
     The maps are fitted on clean training images alone (thesis, section 4.2). Then: are corrupted images called so, by
     clusters that no label chose (`projections.calls`), more often than clean ones are? And with a better F1 than by
-    calling everything corrupted? Do the nearest
-    training images tell the phenotype, where the index has that column, better than with permuted labels? How much of
-    the images' brightness do they tell? `pool` is that of `embedded`, `units` what a point is (crop, or image: the mean
-    of its crops), `reducers` and `components` those of `projections`. `corruptions` are kind and severity of table 9.
+    calling everything corrupted? Do the nearest training images tell the phenotype, where the index has that column,
+    better than with permuted labels? How much of the images' brightness do they tell?
+
+    `pool` is that of `embedded`, `units` what a point is (crop, or image: the mean of its crops), `reducers` and
+    `components` those of `projections`. `corruptions` are kind and severity of table 9.
     The thesis gives F1 of "0.76 VS 0.64" after PaCMAP and does not say of what; with as many corrupted as clean images
     calling everything corrupted has 0.67. Raises ValueError for settings that name nothing known.
     """
@@ -237,11 +238,7 @@ def some(samples: PairPatches, most: int, seed: int) -> PairPatches:
         if kept and sum(len(fields[other]) for other in kept) + len(fields[row]) > most:
             break
         kept.add(int(row))
-    windows = [window for window in samples.windows if window[0] in kept]
-    return PairPatches(
-        samples.reader, windows, samples.zoom, samples.scaling, samples.sources, samples.seed,
-        full_scale=samples.full_scale,
-    )  # fmt: skip
+    return samples.plain([window for window in samples.windows if window[0] in kept])
 
 
 def _label(corruption: Mapping[str, Any]) -> str:
