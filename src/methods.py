@@ -14,6 +14,7 @@ from hydra.utils import instantiate
 from .checkpoint import CheckpointError, load_weights, read_checkpoint, trusted_config
 from .datamodules.scaling import Scaling
 from .imaging.pixelsize import differs
+from .imaging.prepare import settings, written
 from .models.fills import METHODS, Fill, OtherImage
 from .studies.subject import Origin
 
@@ -105,8 +106,9 @@ def check_fits(
     """Refuse a checkpoint (its `data` config and scaling) that saw other images than `datamodule` gives.
 
     Compared: channels and their order (of pairs, sources and targets), the patch (crop and size), the kind of scaling,
-    which sources are stretched, the pixel size (within 2 %), and the range of every test plate for which both have one.
-    A plate that only one of them was trained on is warned of. Patches may differ where `across` holds "zoom".
+    which sources are stretched, how targets were prepared, the pixel size (within 2 %), and the range of every test
+    plate for which both have one. A plate that only one of them was trained on is warned of. Patches may differ where
+    `across` holds "zoom".
     """
     zoom, own, here, data = instantiate(config["zoom"]), Scaling(**scaling), datamodule.scaling, datamodule.zoom
     for key in datamodule.NAMED:
@@ -120,6 +122,9 @@ def check_fits(
         _refuse(path, f"was trained with data.scaling={own.kind}, the data have {here.kind}", "scaling")
     if own.stretched != here.stretched:
         _refuse(path, f"saw {own.stretched} stretched image by image, the data {here.stretched}", "source_scaling")
+    prepared = settings(instantiate(config.get("prepare") or {}, _convert_="all"))  # older states do not say it
+    if prepared != (here.prepared or {}):
+        _refuse(path, f"was trained with {written(prepared)}, the data have {written(here.prepared)}", "prepare")
     if own.pixel_size and here.pixel_size and differs(own.pixel_size, here.pixel_size):
         _refuse(
             path, f"was trained at {own.pixel_size:g} um per pixel, the data have {here.pixel_size:g}", "pixel_size"

@@ -18,7 +18,7 @@ def image():
 
 
 def crop_of(image, y, x, drawn, full_scale=None):
-    return drawn.sample(image, drawn.places(y, x, SIDE), full_scale)
+    return drawn.sample([image], drawn.places(y, x, SIDE), full_scale)[0]
 
 
 def test_nothing_drawn_is_the_crop_itself(image):
@@ -61,17 +61,17 @@ def test_a_turned_crop_is_filled_by_the_image_around_it_and_mirrored_only_at_the
     ramp = np.tile(np.arange(300, dtype=np.float32), (300, 1))
     drawn = Drawn(angle=np.pi / 4)
     inside = drawn.places(120, 120, SIDE)
-    np.testing.assert_allclose(drawn.sample(ramp, inside), inside[1], atol=1e-3)
+    np.testing.assert_allclose(drawn.sample([ramp], inside)[0], inside[1], atol=1e-3)
     assert measured(inside, ramp.shape).all()
     border = drawn.places(0, 0, SIDE)
     known = measured(border, ramp.shape)
     assert 0 < known.sum() < known.size
-    folded = drawn.sample(ramp, border)
+    folded = drawn.sample([ramp], border)[0]
     np.testing.assert_allclose(folded[known], np.abs(border[1][known]), atol=1e-3)
     np.testing.assert_allclose(folded, np.abs(border[1]), atol=1e-3)
     far = drawn.places(300 - SIDE, 300 - SIDE, SIDE)
     expected = 299 - np.abs(299 - far[1])
-    np.testing.assert_allclose(drawn.sample(ramp, far), expected, atol=1e-3)
+    np.testing.assert_allclose(drawn.sample([ramp], far)[0], expected, atol=1e-3)
 
 
 def test_labels_are_the_nearest_pixels_under_the_same_geometry(image):
@@ -84,7 +84,7 @@ def test_labels_are_the_nearest_pixels_under_the_same_geometry(image):
     rows, columns = places
     for i, j in [(0, 0), (5, 40), (47, 47), (20, 11)]:
         assert found[i, j] == labels[round(rows[i, j]), round(columns[i, j])]
-    grey = drawn.sample(labels, places)
+    grey = drawn.sample([labels], places)[0]
     assert (found == 7)[grey > 6.99].all()
     assert not found[grey < 0.01].any()
 
@@ -98,9 +98,9 @@ def test_damage_acts_on_counts_of_the_image_around_the_crop(image):
         whole, _ = corrupt(whole, kind, severity, 4095)
     for y, x in [(70, 91), (0, 0), (200 - SIDE, 220 - SIDE)]:
         places = drawn.places(y, x, SIDE)
-        np.testing.assert_array_equal(drawn.sample(image, places, 4095), drawn.sample(whole, places))
-        np.testing.assert_array_equal(drawn.damaged(image, 4095), whole)
-        assert not np.array_equal(drawn.sample(image, places), drawn.sample(image, places, 4095))
+        np.testing.assert_array_equal(drawn.sample([image], places, 4095), drawn.sample([whole], places))
+        np.testing.assert_array_equal(drawn.damaged([image], 4095), [whole])
+        assert not np.array_equal(drawn.sample([image], places), drawn.sample([image], places, 4095))
 
 
 def test_damage_that_would_clip_most_of_the_image_is_left_out(image):
@@ -109,9 +109,18 @@ def test_damage_that_would_clip_most_of_the_image_is_left_out(image):
     blurred, _ = corrupt(image, "defocus", 4, 4095)
     share = np.mean(image > 4095 / 3)
     assert 0.5 < share < 0.95
-    np.testing.assert_array_equal(Drawn(damage=damage, most_clipped=0.5).damaged(image, 4095), blurred)
-    clipped = Drawn(damage=damage, most_clipped=0.95).damaged(image, 4095)
+    np.testing.assert_array_equal(Drawn(damage=damage, most_clipped=0.5).damaged([image], 4095), [blurred])
+    (clipped,) = Drawn(damage=damage, most_clipped=0.95).damaged([image], 4095)
     assert clipped.mean() > 1.5 * image.mean()
+    # A dark plane beside it: of all pixels fewer than half clip, so both are damaged, where each by itself was not.
+    dark = image // 8
+    both = Drawn(damage=damage, most_clipped=0.5).damaged([image, dark], 4095)
+    np.testing.assert_array_equal(both[0], clipped)
+    np.testing.assert_array_equal(both[1], Drawn(damage=damage).damaged([dark], 4095)[0])
+    neither = Drawn(damage=damage, most_clipped=0.2).damaged([image, dark], 4095)
+    np.testing.assert_array_equal(
+        neither, [Drawn(damage=damage[1:]).damaged([plane], 4095)[0] for plane in (image, dark)]
+    )
     assert PairAugment(contrast=1.0, most_clipped=0.3).draw(np.random.default_rng(0)).most_clipped == 0.3
 
 

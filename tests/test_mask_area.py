@@ -180,6 +180,7 @@ def data_of(**changes):
 
 
 SCALING = {"kind": "plate", "ranges": RANGES, "pixel_size": 0.65}
+MASK = {"nuclei": {"_target_": "phenokeep.imaging.prepare.OrganelleMask", "organelle": "nuclei"}}
 
 
 def test_a_checkpoint_of_the_same_data_fits_and_an_unknown_plate_is_warned_of(caplog):
@@ -196,6 +197,11 @@ def test_a_checkpoint_of_the_same_data_fits_and_an_unknown_plate_is_warned_of(ca
         ({"zoom": DATA["zoom"] | {"size": 64}}, {}, "64 px of the field as 64 px, the data give 64 px .* as 128 px"),
         ({}, {"kind": "paper", "ranges": {}}, r"data\.scaling=paper, the data have plate"),
         ({}, {"pixel_size": 0.325}, r"0\.325 um per pixel, the data have 0\.65"),
+        (
+            {"prepare": MASK},
+            {"ranges": {}},
+            r"data\.prepare=\{nuclei:.*have data\.prepare=null.*this data\.prepare",
+        ),
         ({}, {"ranges": {"p": {"nuclei": [100.0, 901.0]}}}, r"from 100 to 901 counts, .* 100 to 900: .*data\.seed"),
     ],
 )

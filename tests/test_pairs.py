@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import json
 import logging
+import pickle
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -115,7 +116,7 @@ def test_paper_scaling_stretches_each_full_image_and_is_not_comparable(built):
     module = built(scaling="paper")
     data = module.patches("test")
     assert not module.comparable
-    assert module.scaling.state() == {"kind": "image", "ranges": {}, "pixel_size": 0.5}
+    assert module.scaling.state() == {"kind": "image", "ranges": {}, "pixel_size": 0.5, "prepared": {}}
     for index in (0, 5):
         row, y, x = data.windows[index]
         for key, column in {"source": "image_dic", "target": "image_nuclei"}.items():
@@ -194,7 +195,7 @@ def test_corruptions_damage_counts_of_the_source_before_scaling(built, source_sc
     assert torch.equal(item["target"], clean["target"])
     data = module.patches("train")
     row, y, x = data.windows[5]
-    y, x = data._jitter(row, y, x, data._rng(0, 5))
+    y, x = data._jitter(row, y, x, data.rng_of(0, 5))
     damaged, _ = corrupt(tifffile.imread(module.index["image_dic"].iloc[row]), "defocus", 4, 4095)
     expected = module.scaling.apply(damaged[y : y + 64, x : x + 64], "p", "dic", damaged)
     np.testing.assert_allclose(item["source"][0], expected, atol=1e-6)
@@ -238,8 +239,73 @@ def test_filters_drop_and_count_crops_by_target_and_source(table, tmp_path, capl
     loose = Pairs(str(tmp_path), zoom=ZOOM, filters=CropFilter(background=False, saturated=1.0, exposure=(0.1, 9.0)))
     loose.setup()
     assert len(loose.patches("train")) == len(everything.patches("train"))
-    with pytest.raises(ValueError, match=r"data\.filters"):
-        CropFilter(exposure=(1.5, 2.0))
+    for wrong in ({"exposure": (1.5, 2.0)}, {"saturated_stain": 2.0}):
+        with pytest.raises(ValueError, match=r"data\.filters"):
+            CropFilter(**wrong)
+
+
+def test_a_stain_without_details_is_overexposed_on_any_channel(table, built, tmp_path, caplog):
+    """A twentieth of a crop of the second stain at the greatest count of 12 bits; a hundredth of another is let be."""
+    _, stain = pair(2)
+    stain = stain.clip(0, 4000)
+    stain[:64, :64][:16, :13], stain[64:, 64:128][:5, :8] = 4095, 4095
+    write(tmp_path, table["image_er"][2], stain)
+    with caplog.at_level(logging.INFO):
+        module = built(targets=["nuclei", "er"], filters=CropFilter(background=False))
+    assert "0 background, 1 overexposed, 0 underexposed ones dropped" in caplog.text
+    windows = [w for split in ("train", "val", "test") for w in module.patches(split).windows if w[0] == 2]
+    assert [w[1:] for w in windows] == [w for w in ZOOM.windows(SHAPE) if w != (0, 0)]
+    loose = built(targets=["nuclei", "er"], filters=CropFilter(background=False, saturated_stain=1.0))
+    assert sum(len(loose.patches(split)) for split in ("train", "val", "test")) == 10 * len(ZOOM.windows(SHAPE))
+
+
+def test_training_moves_no_window_to_where_the_filters_would_drop_it(table, built, tmp_path):
+    """Cells in the corner that the grid cuts out alone: most moves would leave them behind."""
+    for row in range(10):
+        nuclei = 110 + np.random.default_rng(row).normal(0, 3, SHAPE)
+        nuclei[6:20, 6:20] += 900
+        write(tmp_path, table["image_nuclei"][row], nuclei.round().astype(np.uint16))
+    module = built(filters=CropFilter())
+    data = pickle.loads(pickle.dumps(module.patches("train")))  # as a worker gets it
+    assert len(data) == 7
+    moved = []
+    for epoch, index in itertools.product(range(8), range(7)):
+        row, y, x = data.windows[index]
+        places = data._jitter(row, y, x, data.rng_of(epoch, index))
+        assert module._unfit(row, *places) is None
+        moved.append(places != (y, x))
+        assert torch.equal(data[epoch, index]["target"], module.patches("train")[epoch, index]["target"])
+    assert any(moved)
+    assert not all(moved)
+    assert module.patches("val").unfit is None
+
+
+def test_planes_of_one_sample_are_damaged_alike(built):
+    """Gain 3 clips all of the one plane and nothing of the other: half of all pixels, more than is let pass."""
+    only = PairAugment(flip=0.0, turn=0.0, enlarge=0.0, contrast=1.0, defocus=0.0, most_clipped=0.4)
+    options = {"sources": ["dic", "er"], "full_scale": 4095.0}
+    data, plain = built(augment=only, **options).patches("train"), built(**options).patches("train")
+    pairs = [(data[0, n]["source"], plain[0, n]["source"]) for n in range(12)]
+    same = [[torch.equal(ours[plane], theirs[plane]) for plane in (0, 1)] for ours, theirs in pairs]
+    assert {tuple(both) for both in same} == {(True, True), (False, False)}
+
+
+def test_a_split_that_the_filters_emptied_says_so(table, built, tmp_path):
+    table.assign(split=["train"] * 6 + ["val"] * 2 + ["test"] * 2).to_csv(tmp_path / "index.csv", index=False)
+    for row in (8, 9):
+        write(tmp_path, table["image_dic"][row], tifffile.imread(tmp_path / table["image_dic"][row]) // 4)
+    module = built(filters=CropFilter())
+    with pytest.raises(TableError, match=r"no test patches; all 12 were dropped .*set data\.filters=null to keep them"):
+        module.patches("test")
+
+
+def test_the_range_of_floats_is_as_narrow_as_they_are():
+    values = np.linspace(0.2, 0.3, 8000)
+    scaling = Scaling()
+    scaling.fit("p", "dic", [values.astype(np.float32)])
+    np.testing.assert_allclose(scaling.ranges["p"]["dic"], np.percentile(values, [0.1, 99.95]), atol=1e-4)
+    assert scaling.fit("p", "constant", [np.full(80, 0.25)]) == [0.25, 1.25]
+    assert scaling.fit("p", "counts", [np.full(80, 7, np.uint16)]) == [7, 8]
 
 
 def write(tmp_path, name, image):
@@ -322,6 +388,16 @@ def test_the_full_scale_is_stated_and_held_against_the_sources(built, table, tmp
     assert built(full_scale=65535.0).full_scale == 65535
     with pytest.raises(TableError, match=r"data\.full_scale is 255: give counts of 0 and more"):
         built(full_scale=255.0)
+    # Eight bits among more, or under a greater full scale: the first damaged sample could not hold it.
+    eight = [tifffile.imread(tmp_path / name) // 16 for name in table["image_dic"]]
+    tifffile.imwrite(tmp_path / table["image_dic"][3], eight[3].astype(np.uint8))
+    with pytest.raises(TableError, match=r"B05_image_dic.tif: its pixels hold 255 .* 4095: export .* as many bits"):
+        built()
+    for name, image in zip(table["image_dic"], eight, strict=True):
+        tifffile.imwrite(tmp_path / name, image.astype(np.uint8))
+    assert built().full_scale == 255
+    with pytest.raises(TableError, match=r"B02_image_dic.tif: .* data\.full_scale is 4095: set data\.full_scale=255"):
+        built(full_scale=4095.0)
     for name in table["image_dic"]:
         tifffile.imwrite(tmp_path / name, tifffile.imread(tmp_path / name).astype(np.float32))
     with pytest.raises(ValueError, match=r"its pixels are floats.*set data\.full_scale"):
@@ -362,11 +438,11 @@ def test_the_thesis_layout_is_paired_by_plate_index_and_phenotype(thesis, caplog
         index = read_index(thesis, pixel_size=0.3)
     assert len(index) == 2 * 3 * 3
     assert index.attrs["layout"] == "cho_pairs"
-    assert sorted(index.attrs["unmatched"]) == [
-        f"plate1/{name}" for name in ("DIC/CHOZN_033.tif", "DIC/CHOZN_101.tif", "DIC/CHOZN_1_2.tif", "DIC/x_5.tif",
-                                      "Hoechst/PHX_034.tif")
-    ]  # fmt: skip
-    assert "5 files not matched: plate1/DIC/CHOZN_033.tif" in caplog.text
+    alone = ["plate1/DIC/CHOZN_033.tif", "plate1/Hoechst/PHX_034.tif"]
+    unmatched = [f"plate1/DIC/{name}.tif" for name in ("CHOZN_101", "CHOZN_1_2", "x_5")]
+    assert (sorted(index.attrs["unmatched"]), index.attrs["alone"]) == (unmatched, alone)
+    assert "3 files not matched: plate1/DIC/CHOZN_101.tif" in caplog.text
+    assert f"2 files have no partner and are left out: {', '.join(alone)}; copy the partner, or remove" in caplog.text
     for row in index.itertuples():
         dic, nuclei = Path(row.image_dic), Path(row.image_nuclei)
         assert (dic.parent.name, nuclei.parent.name) == ("DIC", "Hoechst")
@@ -396,7 +472,9 @@ def test_other_layouts_are_not_taken_for_the_thesis_and_stains_can_be_named(thes
     index = read_index(tmp_path / "plate1")
     assert set(index["plate"]) == {"plate1"}
     assert all("ConA" in path for path in index["image_er"])
-    assert "5 files did not match" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "2 files have no partner and are left out: ConA/PHX_034.tif, DIC/CHOZN_033.tif; copy" in printed
+    assert "3 files did not match" in printed
     shutil.rmtree(tmp_path / "plate1" / "ConA")
     with pytest.raises(TableError, match="no image_dic has a partner of the same plate, phenotype and index"):
         build_index(tmp_path / "plate1", "cho_pairs", pixel_size=0.3)

@@ -92,6 +92,7 @@ class Fields(pl.LightningDataModule):
         self.scaling = Scaling(**(scaling_state or {"kind": kind}))
         self.index: pd.DataFrame | None = None
         self._windows: dict[str, list[tuple[int, int, int]]] = {}
+        self._dropped: Counter[str] = Counter()  # unfit windows of each split
 
     @property
     def stained(self) -> list[str]:
@@ -199,13 +200,16 @@ class Fields(pl.LightningDataModule):
         assert self.index is not None
         self._windows = {"train": [], "val": [], "test": []}
         dropped: Counter[str] = Counter()
+        self._dropped = Counter()
         for row in track(range(len(self.index)), description="finding patches", transient=True):
             self._check_counts(row)
-            for y, x in self.zoom.windows(self.reader.image(row)[0].shape):
+            split = self.index["split"].iloc[row]
+            for y, x in self.zoom.windows(self.reader.as_read(row)[0].shape):
                 if reason := self._unfit(row, y, x):
                     dropped[reason] += 1
+                    self._dropped[split] += 1
                 else:
-                    self._windows[self.index["split"].iloc[row]].append((row, y, x))
+                    self._windows[split].append((row, y, x))
         counts = ", ".join(f"{len(windows)} {split}" for split, windows in self._windows.items())
         left_out = ", ".join(f"{dropped[reason]} {reason}" for reason in self.UNFIT)
         log.info("%d fields give %s patches; %s ones dropped", len(self.index), counts, left_out)
@@ -219,7 +223,7 @@ class Fields(pl.LightningDataModule):
 
     def _refuse_unit_range(self, row: int, channel: str) -> None:
         assert self.index is not None
-        field = self.reader.image(row)[self.channels.index(channel)]
+        field = self.reader.as_read(row)[self.channels.index(channel)]
         if np.issubdtype(field.dtype, np.floating) and field.max() <= 1:
             raise ImageError(
                 f"{self.index[f'image_{channel}'].iloc[row]}: intensities lie in [0, 1]; export camera counts, or set "
@@ -236,7 +240,12 @@ class Fields(pl.LightningDataModule):
 
     def _windows_of(self, split: str) -> list[tuple[int, int, int]]:
         if not self._windows[split]:
-            raise TableError(f"{self.root} has no {split} patches; change data.fractions or the index's split column")
+            mend = "change data.fractions or the index's split column"
+            if lost := self._dropped[split]:
+                mend = (
+                    f"all {lost} were dropped as {' or '.join(self.UNFIT)}: set {self.KEEP_ALL} to keep them, or {mend}"
+                )
+            raise TableError(f"{self.root} has no {split} patches; {mend}")
         return self._windows[split]
 
     def showing(self, samples: Dataset) -> "Fields":

@@ -1,6 +1,6 @@
 """Patches of pairs, transmitted light and fluorescence: the dataset behind the label-free DataModules."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,8 +31,9 @@ class PairPatches(Crops):
         augment: PairAugment | None = None,
         full_scale: float | None = None,
         train: bool = False,
+        unfit: Callable[[int, int, int], str | None] | None = None,
     ) -> None:
-        super().__init__(reader, windows, zoom, scaling, seed, train)
+        super().__init__(reader, windows, zoom, scaling, seed, train, unfit)
         self.sources, self.augment, self.full_scale = sources, augment, full_scale
         self.stranger = "group" if reader.index["group"].nunique() > 1 else "parent"
 
@@ -45,7 +46,7 @@ class PairPatches(Crops):
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         epoch, index = key
         row, y, x = self.windows[index]
-        rng = self._rng(epoch, index)
+        rng = self.rng_of(epoch, index)
         if self.train:
             y, x = self._jitter(row, y, x, rng)
         item = self._about(index, row)
@@ -55,9 +56,7 @@ class PairPatches(Crops):
         else:
             drawn = self.augment.draw(rng)
             places = drawn.places(y, x, self.zoom.crop)
-            image = np.stack(
-                [self._plane(row, number, drawn, places) for number in range(len(self.reader.channels))], -1
-            )
+            image = self._augmented(row, drawn, places)
             # Labels and what was measured are cut on, as the image is, from crops that are augmented already.
             labels, y, x = None if labels is None else drawn.sample_labels(labels, places), 0, 0
             seen = self.zoom.cut(measured(places, self.reader.image(row)[0].shape), 0, 0, labels=True)
@@ -67,15 +66,24 @@ class PairPatches(Crops):
         if labels is not None:
             item["objects"] = instances(self.zoom.cut(labels, y, x, labels=True))
         if not self.train:
-            other = self._donor(row, rng, self.stranger)
+            other = self.donor(row, rng, self.stranger)
             item["donor"] = tensor(self._cut(other, y, x)[..., self.sources :])
         return item
 
-    def _plane(self, row: int, number: int, drawn: Drawn, places: np.ndarray) -> np.ndarray:
-        """One augmented channel, Y X in [0, 1]; a source is damaged before it is scaled."""
-        channel, field = self.reader.channels[number], self.reader.image(row)[number]
-        damage = self.full_scale if number < self.sources else None
-        if damage is not None and self.scaling.by_image(channel):  # by the range of the image as the camera gave it
-            field, damage = drawn.damaged(field, damage), None
-        crop = drawn.sample(field, places, damage)
-        return self._scaled(self.zoom.cut(crop, 0, 0), row, channel, field)
+    def _augmented(self, row: int, drawn: Drawn, places: np.ndarray) -> np.ndarray:
+        """The channels augmented, Y X C in [0, 1]; sources are damaged before they are scaled."""
+        channels, fields, damage = self.reader.channels, list(self.reader.image(row)), self.full_scale
+        sources = fields[: self.sources]
+        if damage is not None and self.scaling.by_image(channels[0]):  # as all sources: by the range of what is damaged
+            sources, damage = drawn.damaged(sources, damage), None
+            fields[: self.sources] = sources
+        crops = drawn.sample(sources, places, damage)
+        for name, field in zip(channels[self.sources :], fields[self.sources :], strict=True):
+            nearest = name in self.reader.nearest
+            crops += [drawn.sample_labels(field, places)] if nearest else drawn.sample([field], places)
+        planes = zip(channels, fields, crops, strict=True)
+        scaled = [
+            self._scaled(self.zoom.cut(crop, 0, 0, labels=name in self.reader.nearest), row, name, field)
+            for name, field, crop in planes
+        ]
+        return np.stack(scaled, -1)

@@ -3,8 +3,9 @@
 import logging
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,14 +13,16 @@ from rich.progress import track
 
 from ..imaging.augment import PairAugment
 from ..imaging.io import ImageError
-from ..imaging.tiles import is_blank
+from ..imaging.prepare import settings, written
+from ..imaging.tiles import Zoom, is_blank
 from .fields import Fields
 from .layouts import TableError
 from .pair_patches import PairPatches
+from .patches import FieldReader
+from .splits import PAIR_FRACTIONS
 
 log = logging.getLogger(__name__)
 BITS = (8, 10, 12, 14, 16)  # of cameras
-FRACTIONS = {"train": 0.72, "val": 0.08, "test": 0.2}  # 20 % to test, a tenth of the rest to validation: table 1
 
 
 @dataclass(frozen=True)
@@ -28,19 +31,62 @@ class CropFilter:
 
     `background`: nothing in any target rises above its noise (imaging/tiles.is_blank). Overexposed: more than
     `saturated` of the pixels of a source plane are at full scale, or its median is over `exposure[1]` times that of the
-    plate's training fields. Underexposed: its median is under `exposure[0]` times that.
+    plate's training fields; or more than `saturated_stain` of the pixels of any target are at the greatest count of 8,
+    10, 12, 14 or 16 bits that its field reaches, so that nuclei have lost their details. Underexposed: a source's
+    median is under `exposure[0]` times that. Targets are judged as they were read, before data.prepare.
     """
 
     background: bool = True
     saturated: float = 0.01
     exposure: tuple[float, float] = (0.5, 2.0)
+    saturated_stain: float = 0.02
 
     def __post_init__(self) -> None:
-        if not 0 <= self.saturated <= 1 or not 0 <= self.exposure[0] < 1 < self.exposure[1]:
+        shares = 0 <= self.saturated <= 1 and 0 <= self.saturated_stain <= 1
+        if not shares or not 0 <= self.exposure[0] < 1 < self.exposure[1]:
             raise ValueError(
-                f"data.filters: saturated={self.saturated} is a share from 0 to 1, and exposure={self.exposure} holds "
-                "a factor below 1 and one above"
+                f"data.filters: saturated={self.saturated} and saturated_stain={self.saturated_stain} are shares from "
+                f"0 to 1, and exposure={self.exposure} holds a factor below 1 and one above"
             )
+
+    def unfit(
+        self,
+        reader: FieldReader,
+        zoom: Zoom,
+        levels: Mapping[str, np.ndarray],
+        full_scale: float,
+        row: int,
+        y: int,
+        x: int,
+    ) -> str | None:
+        """Why the crop of `zoom` at (y, x) of a field of `reader` is of no use, one of Pairs.UNFIT; None where it is.
+
+        `levels` are the usual medians of the sources of each plate: the first channels, which count to `full_scale`.
+        """
+        fields, usual = reader.as_read(row), levels[str(reader.index["plate"].iloc[row])]
+        crops = [field[y : y + zoom.crop, x : x + zoom.crop] for field in fields]
+        sources, stains = crops[: len(usual)], crops[len(usual) :]
+        level = np.divide([np.median(crop) for crop in sources], usual, out=np.ones(len(usual)), where=usual > 0)
+        full = [2.0 ** _bits(float(field.max())) - 1 for field in fields[len(usual) :]]
+        if (
+            max(_reaching(crop, full_scale) for crop in sources) > self.saturated
+            or max(map(_reaching, stains, full)) > self.saturated_stain
+            or level.max() > self.exposure[1]
+        ):
+            return "overexposed"
+        if level.min() < self.exposure[0]:
+            return "underexposed"
+        blank = self.background and all(is_blank(zoom.cut(field, y, x)) for field in fields[len(usual) :])
+        return "background" if blank else None
+
+
+def _bits(greatest: float) -> int:
+    """Of the cameras that reach this count, the bits of the smallest; more for counts of no camera."""
+    return next((bits for bits in BITS if greatest < 2**bits), 64)
+
+
+def _reaching(crop: np.ndarray, full_scale: float) -> float:
+    return float(np.mean(crop >= full_scale))
 
 
 class Pairs(Fields):
@@ -50,8 +96,9 @@ class Pairs(Fields):
     `Fields`. `scaling="plate"` gives each channel the range of its plate's training wells; "paper" stretches each full
     image by itself (thesis, equation 24): intensities are then not `comparable`. With `source_scaling="image"` the
     sources alone are stretched so, which neither lamp nor exposure moves as long as nothing saturates. `prepare` gives
-    targets a function of the whole image (imaging/prepare.py) that changes what is learned. `filters` drop
-    crops of every split, `augment` changes those of training alone. `full_scale` is the camera's greatest count;
+    targets a function of the whole image (imaging/prepare.py) that changes what is learned: each image by itself, so
+    that intensities are not `comparable` either. `filters` drop crops of every split, also where training would move
+    one; `augment` changes those of training alone. `full_scale` is the greatest count of the sources' camera;
     without it, the smallest of 8, 10, 12, 14 or 16 bits that holds the sources. Plates on which no field has one of the
     channels are left out. `train_only` maps a column of the index to the values, or to the number of its first values
     in alphabetical order, that training and validation are kept to; ranges, exposures and the test split stay those of
@@ -81,7 +128,7 @@ class Pairs(Fields):
         fractions: dict[str, float] | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(root, fractions=fractions or FRACTIONS, **options)
+        super().__init__(root, fractions=fractions or PAIR_FRACTIONS, **options)
         self.sources, self.targets = list(sources), list(targets)
         self.channels = self.sources + self.targets
         if not self.sources or not self.targets or len(set(self.channels)) < len(self.channels):
@@ -102,7 +149,17 @@ class Pairs(Fields):
                 f"the checkpoint stretched {known.get('stretched', [])} by the whole image, not {stretched}: set "
                 f"data.source_scaling={'image' if known.get('stretched') else 'plate'} and data.sources as it was"
             )
-        self.scaling.stretched = stretched
+        prepared = settings(self.prepare)
+        if known and known.get("prepared") is None:
+            log.warning(
+                "the checkpoint does not say how its targets were prepared: %s is taken on trust", written(prepared)
+            )
+        elif known and known["prepared"] != prepared:
+            raise ValueError(
+                f"the checkpoint was trained with {written(known['prepared'])}, not {written(prepared)}: its targets "
+                "would be scaled as others. Set it so"
+            )
+        self.scaling.stretched, self.scaling.prepared = stretched, prepared
         self.filters, self.augment, self.full_scale = filters, augment, full_scale
         self.train_only = dict(train_only or {})
         self._levels: dict[str, np.ndarray] = {}  # plate to the median of each source, counts
@@ -110,6 +167,11 @@ class Pairs(Fields):
     @property
     def stained(self) -> list[str]:
         return self.targets
+
+    @property
+    def comparable(self) -> bool:
+        """Whether intensities of two images of a plate can be compared: not after a change of each by itself."""
+        return super().comparable and not self.prepare
 
     def _find_patches(self) -> None:
         kept = self._rows_kept()
@@ -160,9 +222,13 @@ class Pairs(Fields):
         assert self.index is not None
         medians: dict[str, dict[bool, list[list[float]]]] = defaultdict(lambda: {True: [], False: []})
         lowest, greatest = 0.0, 0.0
+        narrow: dict[float, str] = {}  # the greatest count that a type holds, and the first file of that type
         for row in track(range(len(self.index)), description="looking at exposures", transient=True):
-            planes = self.reader.image(row)[: len(self.sources)]
+            planes = self.reader.as_read(row)[: len(self.sources)]
             entry = self.index.iloc[row]
+            for name, plane in zip(self.sources, planes, strict=True):
+                if plane.dtype.kind == "u":
+                    narrow.setdefault(float(np.iinfo(plane.dtype).max), str(entry[f"image_{name}"]))
             medians[str(entry["plate"])][entry["split"] == "train"].append([float(np.median(p[::8])) for p in planes])
             if self.full_scale is None and any(plane.dtype.kind == "f" for plane in planes):
                 raise ImageError(
@@ -173,7 +239,7 @@ class Pairs(Fields):
             greatest = max(greatest, *(float(plane.max()) for plane in planes))
         self._levels = {plate: np.median(own[True] or own[False], axis=0) for plate, own in medians.items()}
         if self.full_scale is None:
-            bits = next(bits for bits in BITS if greatest < 2**bits)
+            bits = _bits(greatest)
             self.full_scale = 2.0**bits - 1
             log.info(
                 "data.full_scale is taken as %.0f: the sources reach %.0f counts, so the camera has %d bits or more",
@@ -184,6 +250,16 @@ class Pairs(Fields):
                 f"{self.root}: the sources span {lowest:g} to {greatest:g} counts, data.full_scale is "
                 f"{self.full_scale:g}: give counts of 0 and more, and the greatest that the camera knows"
             )
+        if narrow and (most := min(narrow)) < self.full_scale:
+            mend = (
+                f"set data.full_scale={most:g}"
+                if greatest <= most
+                else "export the sources of all fields with as many bits"
+            )
+            raise TableError(
+                f"{narrow[most]}: its pixels hold {most:g} counts at most, and data.full_scale is "
+                f"{self.full_scale:g}: {mend}"
+            )
 
     def _check_counts(self, row: int) -> None:
         if self.filters and self.filters.background:
@@ -191,23 +267,15 @@ class Pairs(Fields):
                 self._refuse_unit_range(row, target)
 
     def _unfit(self, row: int, y: int, x: int) -> str | None:
+        judge = self._judge()
+        return judge(row, y, x) if judge else None
+
+    def _judge(self) -> Callable[[int, int, int], str | None] | None:
+        """What tells why a window (row, y, x) is of no use; it holds no more than a worker needs."""
         if not self.filters:
             return None
-        assert self.index is not None
         assert self.full_scale is not None
-        fields, side = self.reader.image(row), self.zoom.crop
-        crops = [field[y : y + side, x : x + side] for field in fields[: len(self.sources)]]
-        usual = self._levels[str(self.index["plate"].iloc[row])]
-        level = np.divide([np.median(crop) for crop in crops], usual, out=np.ones(len(crops)), where=usual > 0)
-        saturated = max(float(np.mean(crop >= self.full_scale)) for crop in crops)
-        if saturated > self.filters.saturated or level.max() > self.filters.exposure[1]:
-            return "overexposed"
-        if level.min() < self.filters.exposure[0]:
-            return "underexposed"
-        stains = fields[len(self.sources) :]
-        if self.filters.background and all(is_blank(self.zoom.cut(field, y, x)) for field in stains):
-            return "background"
-        return None
+        return partial(self.filters.unfit, self.reader, self.zoom, self._levels, self.full_scale)
 
     def patches(self, split: str) -> PairPatches:
         """The dataset of one split; only training's is augmented."""
@@ -222,4 +290,5 @@ class Pairs(Fields):
             augment=self.augment if train else None,
             full_scale=self.full_scale,
             train=train,
+            unfit=self._judge() if train else None,
         )

@@ -37,7 +37,8 @@ class FieldReader:
     """Reads fields of view named in an index, keeping the last ones.
 
     `factors` (one per row) resamples images, labels and masks to that many times as many pixels a side; `prepare`
-    (channel to a function of the whole image Y X) then changes what a channel shows.
+    (channel to a function of the whole image Y X) then changes what a channel shows. `nearest` are the channels that
+    become masks by it, of which patches take the nearest pixels.
     """
 
     def __init__(
@@ -53,7 +54,9 @@ class FieldReader:
         self.objects = objects
         self.factors = [1.0] * len(index) if factors is None else [float(factor) for factor in factors]
         self.prepare = dict(prepare or {})
-        self._image = lru_cache(max(CACHED_IMAGES // len(self.channels), 4))(self._read)
+        self.nearest = {name for name, step in self.prepare.items() if getattr(step, "nearest", False)}
+        kept = max(CACHED_IMAGES // len(self.channels), 4)
+        self._as_read, self._image = lru_cache(kept)(self._read), lru_cache(kept)(self._prepared)
         self._labels = lru_cache(CACHED_IMAGES)(self._read_labels)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -66,7 +69,10 @@ class FieldReader:
         images = [read_image(Path(self.index[f"image_{channel}"].iloc[row])) for channel in self.channels]
         if (factor := self.factors[row]) != 1:
             images = [rescale(image, factor) for image in images]
-        named = zip(self.channels, images, strict=True)
+        return images
+
+    def _prepared(self, row: int) -> list[np.ndarray]:
+        named = zip(self.channels, self._as_read(row), strict=True)
         return [self.prepare[name](image) if name in self.prepare else image for name, image in named]
 
     def _read_labels(self, row: int, column: str) -> np.ndarray | None:
@@ -79,6 +85,10 @@ class FieldReader:
     def image(self, row: int) -> list[np.ndarray]:
         """The channels of one field, each Y X in camera counts."""
         return self._image(row)
+
+    def as_read(self, row: int) -> list[np.ndarray]:
+        """The channels of one field before `prepare`, each Y X in camera counts."""
+        return self._as_read(row)
 
     def labels(self, row: int) -> np.ndarray | None:
         """The true instances of one field, Y X int32, where the index names them."""
@@ -94,7 +104,8 @@ class Crops(Dataset):
     """Windows (row, y, x) of fields, cut and scaled; indexed by (epoch, index).
 
     Everything random is drawn from (seed, epoch, index) when training and from (seed, id) otherwise, so that a resumed
-    run and a second evaluation see the same samples.
+    run and a second evaluation see the same samples. `unfit` says why a window is of no use, or None: training moves no
+    window to one that is.
     """
 
     def __init__(
@@ -105,9 +116,10 @@ class Crops(Dataset):
         scaling: Scaling,
         seed: int,
         train: bool = False,
+        unfit: Callable[[int, int, int], str | None] | None = None,
     ) -> None:
         self.reader, self.windows, self.zoom = reader, list(windows), zoom
-        self.scaling, self.seed, self.train = scaling, seed, train
+        self.scaling, self.seed, self.train, self.unfit = scaling, seed, train, unfit
 
     def __len__(self) -> int:
         return len(self.windows)
@@ -124,7 +136,7 @@ class Crops(Dataset):
         row, y, x = window
         return f"{self.reader.index['id'].iloc[row]}_y{y}_x{x}"
 
-    def _rng(self, epoch: int, index: int) -> np.random.Generator:
+    def rng_of(self, epoch: int, index: int) -> np.random.Generator:
         name = zlib.crc32(self.name(index).encode())
         return np.random.default_rng([self.seed, epoch, index] if self.train else [self.seed, name])
 
@@ -139,25 +151,33 @@ class Crops(Dataset):
         }
 
     def _jitter(self, row: int, y: int, x: int, rng: np.random.Generator) -> tuple[int, int]:
-        """Moves a window by up to half a stride, within the field, so that a small plate gives many patches."""
+        """Moves a window by up to half a stride, within the field, so that a small plate gives many patches.
+
+        Where that would be an unfit window, it stays in its place.
+        """
         reach = self.zoom.stride // 2
         height, width = self.reader.image(row)[0].shape
         move = rng.integers(-reach, reach + 1, size=2)
-        return (
+        moved = (
             int(np.clip(y + move[0], 0, height - self.zoom.crop)),
             int(np.clip(x + move[1], 0, width - self.zoom.crop)),
         )
+        return (y, x) if self.unfit and self.unfit(row, *moved) else moved
 
     def _cut(self, row: int, y: int, x: int) -> np.ndarray:
         """One window of all channels, scaled: Y X C float32 in [0, 1]."""
         channels = zip(self.reader.channels, self.reader.image(row), strict=True)
-        return np.stack([self._scaled(self.zoom.cut(field, y, x), row, name, field) for name, field in channels], -1)
+        patches = [
+            self._scaled(self.zoom.cut(field, y, x, labels=name in self.reader.nearest), row, name, field)
+            for name, field in channels
+        ]
+        return np.stack(patches, -1)
 
     def _scaled(self, patch: np.ndarray, row: int, channel: str, field: np.ndarray) -> np.ndarray:
         """A patch of one channel, cut from `field` (both Y X, counts), in [0, 1]."""
         return self.scaling.apply(patch, str(self.reader.index["plate"].iloc[row]), channel, field)
 
-    def _donor(self, row: int, rng: np.random.Generator, unit: str = "group") -> int:
+    def donor(self, row: int, rng: np.random.Generator, unit: str = "group") -> int:
         """A field of the same size of another well (or other `unit`), of any split; TableError where there is none."""
         units = self.reader.index[unit].to_numpy()
         shape = self.reader.image(row)[0].shape
@@ -213,7 +233,7 @@ class Patches(Crops):
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         epoch, index = key
         (row, y, x), band = self._sample(index)
-        rng = self._rng(epoch, index)
+        rng = self.rng_of(epoch, index)
         if self.train:
             y, x = self._jitter(row, y, x, rng)
         image, labels = self._cut(row, y, x), self.reader.labels(row)
@@ -234,7 +254,7 @@ class Patches(Crops):
         if objects is not None:
             item["objects"] = instances(objects)
         if not self.train:
-            item["donor"] = tensor(self._cut(self._donor(row, rng), y, x))
+            item["donor"] = tensor(self._cut(self.donor(row, rng), y, x))
         if self.edges is not None:
             item["edges"] = tensor(self.edges(image, rng)[..., None])
         return item

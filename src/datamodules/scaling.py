@@ -17,7 +17,8 @@ class Scaling:
     (Sharma & Yakimovich, section 3.5), `kind="image"` every patch from the minimum to the maximum of its whole field
     (the label-free thesis, equation 24): intensities of two patches, or of two fields, are then not comparable. The
     channels in `stretched` are scaled as by "image", whatever the kind. `pixel_size` is that of the training fields in
-    micrometres, before any zoom; None until it is known.
+    micrometres, before any zoom; None until it is known. `prepared` are the channels that were changed before anything
+    was fitted, each with the settings of what changed it (imaging/prepare.py); None where that is not known.
     """
 
     KINDS = ("plate", "paper", "image")
@@ -29,6 +30,7 @@ class Scaling:
         ranges: dict[str, dict[str, list[float]]] | None = None,
         pixel_size: float | None = None,
         stretched: Sequence[str] = (),
+        prepared: dict[str, dict[str, Any]] | None = None,
     ) -> None:
         if kind not in self.KINDS:
             raise ValueError(f"data.scaling={kind} is unknown; it is one of {', '.join(self.KINDS)}")
@@ -36,6 +38,7 @@ class Scaling:
         self.ranges = ranges or {}
         self.pixel_size = pixel_size
         self.stretched = list(stretched)
+        self.prepared = prepared
         self._check()
 
     def _check(self) -> None:
@@ -54,16 +57,26 @@ class Scaling:
                         f"the checkpoint's scaling of plate {plate!r}, channel {channel!r}: range {limits!r} must go "
                         f"from low to high; {mend}"
                     )
+        prepared = self.prepared or {}
+        if not isinstance(prepared, dict) or not all(isinstance(known, dict) for known in prepared.values()):
+            raise ValueError(f"the checkpoint's scaling does not say how stains were prepared: {prepared!r}; {mend}")
+        for channel, known in prepared.items():
+            if strange := [value for value in known.values() if not isinstance(value, str | int | float | None)]:
+                raise ValueError(
+                    f"the checkpoint's scaling: {channel!r} was prepared with {strange[0]!r}, no plain value; {mend}"
+                )
 
     def by_image(self, channel: str) -> bool:
         """Whether a channel is scaled from the minimum to the maximum of each whole image."""
         return self.kind == "image" or channel in self.stretched
 
     def fit(self, plate: str, channel: str, fields: Iterable[np.ndarray]) -> list[float]:
-        """Takes the range from every eighth pixel of whole fields (each Y X, camera counts)."""
+        """Takes the range from every eighth pixel of whole fields (each Y X, camera counts), of integers 1 or more."""
         counts = np.concatenate([field.ravel()[::8] for field in fields])
         low, high = (float(value) for value in np.percentile(counts, self.PERCENTILES))
-        self.ranges.setdefault(plate, {})[channel] = [low, max(high, low + 1.0)]
+        if counts.dtype.kind in "ui" or high == low:
+            high = max(high, low + 1.0)
+        self.ranges.setdefault(plate, {})[channel] = [low, high]
         return self.ranges[plate][channel]
 
     def apply(self, patch: np.ndarray, plate: str, channel: str, field: np.ndarray | None = None) -> np.ndarray:
@@ -88,5 +101,6 @@ class Scaling:
 
     def state(self) -> dict[str, Any]:
         """A plain dict for the checkpoint."""
-        state = {"kind": self.kind, "ranges": self.ranges, "pixel_size": self.pixel_size}
-        return state | ({"stretched": self.stretched} if self.stretched else {})
+        state: dict[str, Any] = {"kind": self.kind, "ranges": self.ranges, "pixel_size": self.pixel_size}
+        state |= {"stretched": self.stretched} if self.stretched else {}
+        return state | ({} if self.prepared is None else {"prepared": self.prepared})

@@ -39,7 +39,8 @@ class VirtualPairs(Pairs):
     """Draws the channels asked for of `plate` through `microscope`, once, then reads them as `Pairs` does.
 
     `plates` draws that many, with the seeds from the plate's on; `cell_lines` names CELL_LINES whose phenotypes the
-    wells of each take in turn, and gives the index the column phenotype. The folder's name is a digest of all of it.
+    wells of each take in turn, in place of the plate's own phenotype, and gives the index the column phenotype. The
+    folder's name is a digest of all of it.
     Raises ValueError for less than one plate, unknown lines, or lines of a plate that has treatments.
     """
 

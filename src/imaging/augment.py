@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +20,7 @@ class Drawn:
 
     The crop is mirrored along Y and X by `flips`, turned by `angle` (radians) about its centre and takes in `kept` of
     its side. `damage` are (kind, severity) of corruptions, in their order; one that drives more than `most_clipped` of
-    the pixels out of the camera's range is left out.
+    the pixels of all planes out of the camera's range is left out, on every plane.
     """
 
     angle: float = 0.0
@@ -38,27 +39,30 @@ class Drawn:
         columns = x + half + sin * down[:, None] + cos * right[None, :]
         return np.stack([rows, columns])
 
-    def damaged(self, image: np.ndarray, full_scale: float) -> np.ndarray:
-        """The counts of an image (Y X) after `damage`, of a camera that counts to `full_scale`."""
+    def damaged(self, planes: Sequence[np.ndarray], full_scale: float) -> list[np.ndarray]:
+        """The counts of planes (each Y X) after `damage`, of a camera that counts to `full_scale`."""
         for kind, severity in self.damage:
-            after, clipped = corrupt(image, kind, severity, full_scale)
-            image = after if clipped <= self.most_clipped else image
-        return image
+            after = [corrupt(plane, kind, severity, full_scale) for plane in planes]
+            if np.mean([clipped for _, clipped in after]) <= self.most_clipped:
+                planes = [plane for plane, _ in after]
+        return list(planes)
 
-    def sample(self, image: np.ndarray, places: np.ndarray, full_scale: float | None = None) -> np.ndarray:
-        """Intensities of `image` (full, Y X) at `places`, bilinear, float32 Y X in the image's counts.
+    def sample(
+        self, planes: Sequence[np.ndarray], places: np.ndarray, full_scale: float | None = None
+    ) -> list[np.ndarray]:
+        """Intensities of `planes` (each full, Y X) at `places`, bilinear, float32 Y X in their counts.
 
-        What lies outside the image is mirrored about its border's pixels. With `full_scale` the image is damaged
-        first, as much of it as is needed.
+        What lies outside the image is mirrored about its border's pixels. With `full_scale` the planes are damaged
+        first, as much of them as is needed.
         """
-        inside = _mirrored(places, image.shape)
+        inside = _mirrored(places, planes[0].shape)
         top, left = (max(int(axis.min()) - MARGIN, 0) for axis in inside)
         bottom, right = (int(axis.max()) + 2 + MARGIN for axis in inside)
-        part = image[top:bottom, left:right]
+        parts = [plane[top:bottom, left:right] for plane in planes]
         if full_scale is not None:
-            part = self.damaged(part, full_scale)
-        start = np.array([top, left])[:, None, None]
-        return ndimage.map_coordinates(part, inside - start, np.float32, order=1, mode="nearest")
+            parts = self.damaged(parts, full_scale)
+        within = inside - np.array([top, left])[:, None, None]
+        return [ndimage.map_coordinates(part, within, np.float32, order=1, mode="nearest") for part in parts]
 
     def sample_labels(self, labels: np.ndarray, places: np.ndarray) -> np.ndarray:
         """Labels (full, Y X) at the nearest pixel; the type is kept."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -35,6 +37,7 @@ class OrganelleMask:
     """
 
     organelle: Literal["nuclei", "er", "gfp", "golgi"]
+    nearest: ClassVar[bool] = True  # whether patches take its nearest pixels: between 0 and 65535 lies nothing
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         return _counts(segment(image, self.organelle) > 0)
@@ -42,3 +45,22 @@ class OrganelleMask:
 
 def _counts(values: np.ndarray) -> np.ndarray:
     return np.rint(values.astype(np.float32) * FULL).astype(np.uint16)
+
+
+def settings(prepare: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What prepares each stain, as plain values that can be compared: the name of its class and every setting."""
+    return {
+        name: {"class": f"{type(step).__module__}.{type(step).__qualname__}"} | vars(step)
+        for name, step in prepare.items()
+    }
+
+
+def written(prepared: Mapping[str, Mapping[str, Any]] | None) -> str:
+    """These `settings` as a command line sets them: data.prepare=..."""
+    if not prepared:
+        return "data.prepare=null"
+    nodes = {
+        name: {"_target_" if key == "class" else key: value for key, value in known.items()}
+        for name, known in prepared.items()
+    }
+    return "data.prepare=" + json.dumps(nodes, separators=(",", ":")).replace('"', "")
