@@ -21,7 +21,7 @@ from .inference.stain import StainPredictor
 from .inference.stain_plate import Detector, StainRun, organelles
 from .studies.drift import OnlineMMD
 from .studies.predicted import restored_report
-from .studies.predicted_stains import stain_report
+from .studies.predicted_stains import Watched, stain_report
 from .studies.publish import publish
 from .studies.result import StudyResult
 
@@ -51,7 +51,7 @@ def _plate_run(predictor: Predictor, cfg: DictConfig) -> PlateRun:
             "drift watches what a translation model sees, and this checkpoint restores images: leave drift out"
         )
     masks = instantiate(cfg.mask)
-    index = _index(read_inputs(cfg.plate, predictor.channels[0], cfg.data.pixel_size), cfg, predictor.channels)
+    index = _index(read_inputs(cfg.plate, predictor.channels, cfg.data.pixel_size), cfg, predictor.channels)
     settings = {"mask": OmegaConf.to_container(cfg.mask), "rescale": cfg.data.rescale}
     record = run_record(predictor, cfg.ckpt_path, settings)
     metric = instantiate(cfg.score, _convert_="all").metric
@@ -62,7 +62,7 @@ def _stain_run(predictor: StainPredictor, cfg: DictConfig) -> StainRun:
     _check_untouched(cfg)
     measured = organelles(cfg.metrics, predictor.targets)
     detector = _detector(cfg.drift, predictor)
-    index = read_inputs(cfg.plate, predictor.channels[0], cfg.data.pixel_size, only=predictor.channels)
+    index = read_inputs(cfg.plate, predictor.channels, cfg.data.pixel_size, exclusive=True)
     settings = {"rescale": cfg.data.rescale, "readouts": [list(organelle) for organelle in measured]}
     record = run_record(predictor, cfg.ckpt_path, settings)
     return StainRun(
@@ -104,6 +104,7 @@ def _detector(path: str | None, predictor: StainPredictor) -> Detector | None:
 def _report(run: PlateRun | StainRun, table: pd.DataFrame) -> StudyResult:
     if isinstance(run, PlateRun):
         return restored_report(table, run.images)
-    watched = (run.detector.window, run.detector.expected_run_time) if run.detector else None
+    one = run.detector
+    watched = Watched(one.window, one.expected_run_time, one.in_control) if one else None
     loss = run.predictor.config["model"]["loss"]["_target_"]
     return stain_report(table, run.images, run.predictor.channels, run.predictor.targets, watched, loss)

@@ -219,7 +219,7 @@ def test_a_folder_of_images_is_restored_under_its_names(trained, damaged):
     assert saved["objects_touching"].tolist() == objects.groupby("id")["Touches_Synthetic"].sum().tolist()
     assert saved["objects_touching"].iloc[0] == 0
     assert not [path for path in out.rglob("*") if "tmp" in path.name]
-    both = pd.concat([read_inputs(damaged / "plate", "nuclei", 0.65), read_index(out)], ignore_index=True)
+    both = pd.concat([read_inputs(damaged / "plate", ["nuclei"], 0.65), read_index(out)], ignore_index=True)
     sides = assign_splits(both, by="field", seed=3).groupby(both["id"].str.removesuffix("_restored"))["split"]
     assert sides.size().tolist() == [2, 2, 2]
     assert sides.nunique().tolist() == [1, 1, 1]
@@ -270,6 +270,23 @@ def test_a_stopped_run_goes_on_and_ends_as_an_unbroken_one(trained, damaged, mon
     write_image(changed, np.eye(100, 130, dtype=np.uint8) * 255)
     predict(config)
     assert len(calls) == 5  # the field whose mask is another, and no other
+
+
+def test_a_plate_map_that_comes_later_is_in_the_tables_and_nothing_is_restored_again(trained, damaged, monkeypatch):
+    for number in range(2):
+        name = f"B0{number + 2}_1_nuclei"
+        shutil.copy(damaged / f"plate/sub/my image {number}.tif", damaged / f"plate/{name}.tif")
+        shutil.copy(damaged / "masks/my image 1.png", damaged / f"masks/{name}.png")
+    shutil.rmtree(damaged / "plate/sub")
+    (damaged / "map.csv").write_text("well,compound\nB02,a\nB03,b\n")
+    arguments = [f"mask.folder={damaged / 'masks'}"]
+    first = predict(composed(trained, damaged, *arguments))
+    monkeypatch.setattr(Predictor, "predict", None)
+    mapped = predict(composed(trained, damaged, *arguments, f"data.plate_map={damaged / 'map.csv'}"))
+    saved = pd.read_csv(damaged / "out/per_image.csv")
+    assert mapped["compound"].tolist() == saved["compound"].tolist() == ["a", "b"]
+    pd.testing.assert_frame_equal(mapped.drop(columns="compound"), first)
+    pd.testing.assert_frame_equal(predict(composed(trained, damaged, *arguments)), first)
 
 
 def test_masks_come_from_an_artefact_channel_or_a_column(trained, tmp_path):

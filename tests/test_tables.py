@@ -205,6 +205,9 @@ def test_split_by_plate_group_and_field(caplog):
     assert (leaky.groupby(["plate", "well"])["split"].nunique() > 1).any()
     assert leaky.attrs["leaky_split"]
     assert "leaky split" in caplog.text
+    pd.testing.assert_frame_equal(assign_splits(index, by="paper"), leaky)
+    with pytest.raises(TableError, match=r"2 independent fields .*another unit \(well, plate, group\)"):
+        assign_splits(index[:2], by="paper")
     with pytest.raises(TableError, match="'tile' is not known; choose well, plate, group, field"):
         assign_splits(index, by="tile")
     with pytest.raises(TableError, match="summing to 1"):
@@ -221,7 +224,9 @@ def test_every_split_gets_a_unit(wells):
 
 def test_a_written_split_is_kept_and_its_leak_is_seen(plate, tmp_path, caplog):
     plate.assign(split=["train", "test", "val", "val"]).to_csv(tmp_path / "index.csv", index=False)
-    index = assign_splits(read_index(tmp_path), seed=5)
+    with caplog.at_level(logging.INFO):
+        index = assign_splits(read_index(tmp_path), seed=5)
+    assert "kept; data.split_by and data.fractions draw one where it has none" in caplog.text
     assert list(index["split"]) == ["train", "test", "val", "val"]
     assert index.attrs["leaky_split"]
     assert "leaky split" in caplog.text
@@ -269,7 +274,7 @@ def test_label_images_beside_the_images_join_their_field(tmp_path):
     (tmp_path / "masks").mkdir()
     Image.fromarray(np.eye(9, dtype=np.uint8)).save(tmp_path / "masks" / f"{stem}.png")
     index = build_index(tmp_path)  # the masks' names fit the plain preset too
-    assert index.attrs == {"layout": "bbbc039", "unmatched": []}
+    assert index.attrs == {"layout": "bbbc039", "unmatched": [], "alone": []}
     assert list(index["objects_nuclei"].fillna("none")) == [str(tmp_path / "masks" / f"{stem}.png"), "none"]
 
 
@@ -353,6 +358,28 @@ def test_command_line_writes_an_index_that_reads_back(tmp_path, capsys):
     assert "exists and may have been edited; remove it" in capsys.readouterr().err
     assert main([*command, "--out", str(tmp_path / "two.parquet"), "--split-by", "none"]) == 0
     assert "split" not in read_index(tmp_path / "two.parquet")
+
+
+@pytest.mark.parametrize(("other", "sizes"), [("dic", [12, 1, 3]), ("er", [11, 2, 3])])
+def test_the_command_line_splits_pairs_as_their_datamodule_does(tmp_path, capsys, other, sizes):
+    for well, channel in itertools.product(range(2, 18), ("nuclei", other)):
+        picture(tmp_path / f"B{well:02d}_1_{channel}.tif")
+    assert main([str(tmp_path), "--pixel-size", "0.5"]) == 0
+    assert list(read_index(tmp_path)["split"].value_counts()[["train", "val", "test"]]) == sizes
+    share = "72/8/20" if other == "dic" else "70/10/20"
+    assert f"drawn by well, {share} % to train, val and test; training keeps it" in capsys.readouterr().out
+
+
+def test_a_file_without_its_partner_is_named_where_no_table_has_rows(tmp_path, capsys):
+    for name in ("A01_1_nuclei", "A01_1_er", "A02_1_er"):
+        picture(tmp_path / f"{name}.tif")
+    message = r"A02_1_er\.tif has no image_nuclei beside it \(1 fields have none\); copy .*, or remove this one"
+    for channels in (None, ["nuclei"], ["er", "nuclei"]):
+        with pytest.raises(TableError, match=message):
+            read_index(tmp_path, 0.5, channels)
+    assert main([str(tmp_path), "--pixel-size", "0.5"]) == 2
+    assert "A02_1_er.tif has no image_nuclei" in capsys.readouterr().err
+    assert len(read_index(tmp_path, 0.5, ["er"])) == 2
 
 
 def test_command_line_errors_are_one_line_and_code_2(tmp_path, capsys, monkeypatch):

@@ -58,15 +58,29 @@ def of_channels(index: pd.DataFrame, channels: Sequence[str], source: str) -> pd
             "%s: %d fields of %d plates have no %s and are left out: %s",
             *(source, bare.sum(), len(plates), " or no ".join(columns), some),
         )
-    rest = [column for column in index if not column.startswith("image_")]
-    kept = index.loc[~bare | bare.all(), [*rest, *columns]]
+    kept = index.loc[~bare | bare.all()]
+    _require_partners(kept, columns, source)
+    kept = kept[[*(column for column in index if not column.startswith("image_")), *columns]]
     kept.attrs = dict(index.attrs)
     return kept
+
+
+def _require_partners(index: pd.DataFrame, columns: Sequence[str], source: str) -> None:
+    """Raise TableError, naming a file that is there, for a field of a folder without a table that lacks an image."""
+    for column in columns if "layout" in index.attrs else ():
+        lacking = index.index[index[column].isna()]
+        if len(lacking):
+            there = index.loc[lacking[0], file_columns(index)].dropna().iloc[0]
+            raise TableError(
+                f"{source}: {there} has no {column} beside it ({len(lacking)} fields have none); copy the file of the "
+                "same plate, well and field, or remove this one"
+            )
 
 
 def check_index(index: pd.DataFrame, source: str) -> pd.DataFrame:
     """Return the index, or raise TableError for the first thing in it that cannot be right; opens no file."""
     images = [column for column in index if column.startswith("image_")]
+    _require_partners(index, images, source)
     for column in ["well", "field", "pixel_size", *images]:
         empty = index.index[index[column].isna()]
         if len(empty):

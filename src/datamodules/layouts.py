@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,8 +33,9 @@ class Layout:
     `pattern` is searched in the path relative to the root, with "/" between folders; its groups are well, or row and
     column; and plate, field and channel where the names have them. Files that differ in `exposure` alone are fields of
     their own with one parent. `objects` gives, per channel, the path of the label image from the folder of the image.
-    `paired` is a channel that each field has beside another one: files without their partner are no field. A
-    `phenotype` in the name becomes a column; without a well it stands for one, since a well holds one phenotype.
+    `paired` is a channel that each field has beside another one: files without their partner are no field, unless they
+    are all that is wanted. A `phenotype` in the name becomes a column; without a well it stands for one, since a well
+    holds one phenotype.
     """
 
     pattern: str
@@ -96,6 +98,7 @@ def build_index(
     pattern: str = "auto",
     pixel_size: float | None = None,
     channels: Mapping[str, str] | None = None,
+    wanted: Sequence[str] | None = None,
 ) -> pd.DataFrame:
     """Make an index table of a folder of images, one row per field of view, paths absolute.
 
@@ -103,8 +106,9 @@ def build_index(
     `pattern` is "auto" (the preset that matches most files), a preset's name, or a regular expression with the named
     groups well, and plate, field, channel where there are any. `channels` maps what the file names say to a channel's
     name ({"w1": "nuclei"}) or to a column ({"ch2": "objects_nuclei"}); names that say no channel are channel "0".
-    `attrs["layout"]` and `attrs["unmatched"]` say which preset was used and which files did not match. Raises
-    TableError.
+    Of a layout of pairs, fields are left out that lack one of the `wanted` channels (default: its source and any other)
+    that their plate has. `attrs["layout"]` says which preset was used, `attrs["unmatched"]` which files did not match,
+    `attrs["alone"]` those of fields that are left out. Raises TableError.
     """
     root = Path(folder).resolve()
     files = _images_under(root)
@@ -144,8 +148,7 @@ def build_index(
             if label.is_file():
                 row[f"objects_{channel}"] = str(label)
                 used.add(os.path.relpath(label, root).replace(os.sep, "/"))
-    if layout.paired:
-        used -= _drop_single(root, rows, f"image_{layout.paired}")
+    alone = _drop_alone(root, rows, layout.paired, wanted) if layout.paired else []
     index = pd.DataFrame([rows[key] for key in sorted(rows)])
     index = with_defaults(fill_pixel_size(index, pixel_size, str(root)), root.name)
     if index["pixel_size"].isna().any():
@@ -153,26 +156,33 @@ def build_index(
             f"{root}: the pixel size is not known, {index['id'][index['pixel_size'].isna()].iloc[0]} does not say it; "
             "give it in micrometres (--pixel-size, data.pixel_size)"
         )
-    index.attrs.update(layout=name, unmatched=[path for path in files if path not in used])
+    index.attrs.update(layout=name, unmatched=[path for path in files if path not in used], alone=alone)
     return index
 
 
-def _drop_single(root: Path, rows: dict[tuple[str, str, str], dict[str, object]], column: str) -> set[str]:
-    """Take out the fields that lack this column or have no other image; the paths of their files. TableError if all."""
-    single: dict[tuple[str, str, str], list[str]] = {}
+def _drop_alone(
+    root: Path, rows: dict[tuple[str, str, str], dict[str, object]], paired: str, wanted: Sequence[str] | None
+) -> list[str]:
+    """Take out the fields that lack the partner of an image; the paths of their files. TableError if all do."""
+    of_plate: dict[str, set[str]] = defaultdict(set)
+    for (plate, *_), row in rows.items():
+        of_plate[plate] |= row.keys()
+    alone: dict[tuple[str, str, str], list[str]] = {}
     for key, row in rows.items():
-        images = [name for name in row if name.startswith("image_")]
-        if column not in images or len(images) == 1:
-            single[key] = [Path(str(row[name])).relative_to(root).as_posix() for name in images]
-    if len(single) == len(rows):
-        first = next(iter(single.values()))[0]
+        images = {name for name in row if name.startswith("image_")}
+        # A stain that a plate has nowhere is no partner that its fields lack.
+        needed = {f"image_{name}" for name in wanted} & of_plate[key[0]] if wanted else {f"image_{paired}"}
+        if not needed <= images or (not wanted and len(images) == 1):
+            alone[key] = sorted(Path(str(row[name])).relative_to(root).as_posix() for name in images)
+    if len(alone) == len(rows):
+        first = next(iter(alone.values()))[0]
         raise TableError(
-            f"{root}: no {column} has a partner of the same plate, phenotype and index (the first alone is {first}); "
-            "copy the folders of DIC and of the stain into one folder per plate"
+            f"{root}: no image_{paired} has a partner of the same plate, phenotype and index (the first alone is "
+            f"{first}); copy the folders of DIC and of the stain into one folder per plate"
         )
-    for key in single:
+    for key in alone:
         del rows[key]
-    return {path for paths in single.values() for path in paths}
+    return sorted(path for paths in alone.values() for path in paths)
 
 
 def fill_pixel_size(index: pd.DataFrame, given: float | None, source: str) -> pd.DataFrame:

@@ -39,8 +39,8 @@ class Link(NamedTuple):
 def join_families(index: pd.DataFrame, digests: list[dict[str, str]], split_by: str) -> pd.DataFrame:
     """Return the index with one `parent` for fields with identical pixels and, in wells that a split divides, overlaps.
 
-    Overlaps are searched only where a split column, or a split by field or group, could divide a well. Logs what was
-    joined. Raises TableError where a split column has torn such fields already.
+    Overlaps are searched only where a split column, or a split by field (paper) or group, could divide a well. Logs
+    what was joined. Raises TableError where a split column has torn such fields already.
     """
     links = [*identical(digests)]
     links += overlapping(index, _divided_wells(index, split_by))
@@ -80,7 +80,8 @@ def identical(digests: list[dict[str, str]]) -> Iterator[Link]:
 def _divided_wells(index: pd.DataFrame, split_by: str) -> list[np.ndarray]:
     """The positions of the fields of each well that a split divides or could divide."""
     wells = index.groupby(["plate", "well"], sort=False)
-    unit = index["split"] if "split" in index else {"field": index["id"], "group": index["group"]}.get(split_by)
+    fields = dict.fromkeys(("field", "paper"), index["id"])
+    unit = index["split"] if "split" in index else {**fields, "group": index["group"]}.get(split_by)
     if unit is None:
         return []
     return [rows for rows in wells.indices.values() if unit.iloc[rows].nunique() > 1]

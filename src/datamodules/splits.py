@@ -14,7 +14,9 @@ log = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
 FRACTIONS = {"train": 0.7, "val": 0.1, "test": 0.2}
+PAIR_FRACTIONS = {"train": 0.72, "val": 0.08, "test": 0.2}  # of pairs; a tenth of the rest to validation: table 1
 UNITS = {"well": ["plate", "well"], "plate": ["plate"], "group": ["group"], "field": ["plate", "well", "field", "id"]}
+UNITS["paper"] = UNITS["field"]  # as papers do that split by image
 
 
 def check_split(index: pd.DataFrame, source: str) -> None:
@@ -70,20 +72,24 @@ def assign_splits(
 
     Units joined by `parent` stay on one side. The draw depends on the seed and the units' names, not on the order of
     rows; `fractions` (default 0.7, 0.1, 0.2) are of units, and every split whose fraction is above 0 gets at least one.
-    A complete split column is kept. by="field" is leaky: it is logged, and `attrs["leaky_split"]` says so. Raises
-    TableError.
+    A complete split column is kept. by="field", as by="paper", is leaky: it is logged, and `attrs["leaky_split"]` says
+    so. Raises TableError.
     """
     fractions = FRACTIONS if fractions is None else fractions
     index = index.copy()
     if "split" in index and index["split"].notna().all():
         if "leaky_split" not in index.attrs:
             check_split(index, "index")
-        log.info("the index has a split already (%s): kept", index["split"].value_counts().to_dict())
+        log.info(
+            "the index has a split already (%s): kept; data.split_by and data.fractions draw one where it has none",
+            index["split"].value_counts().to_dict(),
+        )
         return index
     if by not in UNITS:
         raise TableError(f"split by {by!r} is not known; choose {', '.join(UNITS)} (never tiles: they leak)")
     if set(fractions) - set(SPLITS) or min(fractions.values()) < 0 or abs(sum(fractions.values()) - 1) > 1e-6:
         raise TableError(f"fractions {dict(fractions)}: name {', '.join(SPLITS)}, each at least 0, summing to 1")
+    by = "field" if UNITS[by] == UNITS["field"] else by
     unit = index[UNITS[by]].astype(str).agg(":".join, axis=1)
     family = joined(index, unit=unit)
     # A set of joined units is named by its smallest unit, so that ids do not move a well to another side.
@@ -104,7 +110,7 @@ def shares(count: int, fractions: Mapping[str, float], by: str) -> dict[str, int
     if count < len(fractions):
         raise TableError(
             f"{count} independent {by}s cannot fill the splits {', '.join(fractions)}; add data, write the column "
-            f"split, or split by another unit ({', '.join(name for name in UNITS if name != by)})"
+            f"split, or split by another unit ({', '.join(name for name in UNITS if UNITS[name] != UNITS.get(by))})"
         )
     sizes = {name: max(1, int(count * fraction)) for name, fraction in fractions.items()}
     while (left := count - sum(sizes.values())) != 0:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ from .layouts import PRESETS, TableError, build_index, fill_pixel_size, with_def
 from .overlaps import join_families
 from .platemap import check_plate_columns, join_plate_map, read_plate_map
 from .reading import check_columns, read_table
-from .splits import UNITS, assign_splits
+from .splits import FRACTIONS, PAIR_FRACTIONS, UNITS, assign_splits
 
 __all__ = [
     "PRESETS",
@@ -51,8 +52,9 @@ def read_index(
 
     Paths in the result are absolute. `pixel_size` (micrometres) fills what the table leaves open; without it the image
     files are asked. Of the images, those of `channels` alone are kept, in their order; without it, all, and every row
-    must have them all. `attrs["root"]` is the folder, `attrs["leaky_split"]` whether a well lies on two sides of the
-    split. Raises TableError, naming file, row (the first row under the header is row 2), column and mend.
+    must have them all; fields of a folder of pairs that do not are left out (`build_index`), and the log says so.
+    `attrs["root"]` is the folder, `attrs["leaky_split"]` whether a well lies on two sides of the split. Raises
+    TableError, naming file, row (the first row under the header is row 2), column and mend.
     """
     path = Path(path).resolve()
     if not path.exists():
@@ -60,13 +62,15 @@ def read_index(
     if path.is_dir():
         tables = [path / name for name in INDEX_NAMES if (path / name).is_file()]
         if not tables:
-            index = build_index(path, pixel_size=pixel_size)
-            unmatched = index.attrs["unmatched"]
+            index = build_index(path, pixel_size=pixel_size, wanted=channels)
+            unmatched, alone = index.attrs["unmatched"], index.attrs["alone"]
             log.info(
                 "%s has no index.csv: built one in memory by the preset %r, %d fields, %d files not matched%s",
                 *(path, index.attrs["layout"], len(index), len(unmatched)),
                 f": {', '.join(unmatched[:5])}{', ...' if len(unmatched) > 5 else ''}" if unmatched else "",
             )
+            if alone:
+                log.warning("%s: %s", path, _without_partner(alone))
             index.attrs["root"] = str(path)
             return _checked(index, channels, str(path))
         path = tables[0]
@@ -87,6 +91,11 @@ def read_index(
     table = fill_pixel_size(check_plate_columns(table, str(path)), pixel_size, str(path))
     table.attrs["root"] = str(path.parent)
     return _checked(with_defaults(table, path.parent.name), channels, str(path))
+
+
+def _without_partner(files: list[str]) -> str:
+    some = ", ".join(files[:5]) + (", ..." if len(files) > 5 else "")
+    return f"{len(files)} files have no partner and are left out: {some}; copy the partner, or remove them"
 
 
 def _checked(index: pd.DataFrame, channels: Sequence[str] | None, source: str) -> pd.DataFrame:
@@ -153,16 +162,23 @@ def main(argv: Sequence[str] | None = None) -> int:
             index = join_plate_map(index, read_plate_map(options.plate_map), options.plate_map)
         index = join_families(index, check_images(index).digests, options.split_by)
         if options.split_by != "none":
-            index = assign_splits(index, options.split_by, seed=options.seed)
+            index = assign_splits(index, options.split_by, _fractions(index), options.seed)
         write_index(index, out)
     except TableError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    _summary(index, out)
+    _summary(index, out, options.split_by)
     return 0
 
 
-def _summary(index: pd.DataFrame, out: Path) -> None:
+def _fractions(index: pd.DataFrame) -> dict[str, float]:
+    """The shares of the splits: those of pairs where there is transmitted light and something else."""
+    images = [column for column in index if column.startswith("image_")]
+    light = [column for column in images if re.match("image_(dic|phase|brightfield)(_|$)", column)]
+    return PAIR_FRACTIONS if 0 < len(light) < len(images) else FRACTIONS
+
+
+def _summary(index: pd.DataFrame, out: Path, split_by: str) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -184,6 +200,14 @@ def _summary(index: pd.DataFrame, out: Path) -> None:
     if "split" in index:
         leaky = " LEAKY SPLIT" if index.attrs["leaky_split"] else ""
         console.print(f"split: {counted(index['split'])}{leaky}", highlight=False)
+        console.print(
+            f"drawn by {split_by}, {'/'.join(f'{100 * share:g}' for share in _fractions(index).values())} % to train, "
+            "val and test; training keeps it. With --split-by none, data.split_by and data.fractions draw one there",
+            highlight=False,
+            soft_wrap=True,
+        )
+    if index.attrs["alone"]:
+        console.print(f"[yellow]{_without_partner(index.attrs['alone'])}[/]", highlight=False, soft_wrap=True)
     if unmatched:
         console.print(f"[yellow]{len(unmatched)} files did not match[/]: {', '.join(unmatched[:5])}", highlight=False)
     console.print(f"wrote {out}", highlight=False, soft_wrap=True)

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 from ..datamodules.layouts import TableError
+from ..datamodules.platemap import VARIABLES
 from ..imaging.io import read_image
 from .provenance import read_record, same_origin, sha256_of, write_record
 from .trained import Trained
@@ -20,7 +21,7 @@ from .trained import Trained
 log = logging.getLogger(__name__)
 
 FITTED_FIELDS = 96  # of a plate, evenly spread: enough for two percentiles, and bounded in time on a whole screen
-KEPT = ("plate", "well", "field", "group", "compound", "concentration", "unit", "role", "replicate", "batch")
+KEPT = ("plate", "well", "field", "group", "phenotype", *VARIABLES)
 Model = TypeVar("Model", bound=Trained)
 
 
@@ -61,7 +62,10 @@ class FieldRun(Generic[Model]):
         self.record, self.rescale = record, rescale
         if lacking := [name for name in predictor.channels if f"image_{name}" not in index]:
             have = [column.removeprefix("image_") for column in index if column.startswith("image_")]
-            raise TableError(f"the model takes channel {lacking[0]!r}; the plate has: {', '.join(have)}")
+            raise TableError(
+                f"the model takes channel {lacking[0]!r}; the plate has: {', '.join(have)}. Give an index.csv with the "
+                f"column image_{lacking[0]}"
+            )
         for pixel_size in index["pixel_size"].unique():
             predictor.enlargement(float(pixel_size), rescale)
 
@@ -93,7 +97,7 @@ class FieldRun(Generic[Model]):
                     digests = {str(path): sha256_of(path) for path in field.inputs}
                     record = self._done(field, digests)
                     before += record is not None
-                    rows.append(self._row(record or self._make_and_record(field, digests)))
+                    rows.append(self._row(self._about(field), record or self._make_and_record(field, digests)))
                     bar.advance(task)
         except KeyboardInterrupt:
             log.info(
@@ -114,6 +118,8 @@ class FieldRun(Generic[Model]):
         record = read_record(self._sidecar(field))
         if record is None or not same_origin(record, self.record, digests) or record["range"] != self._range(field):
             return None
+        if record["row"]["pixel_size"] != float(field.row["pixel_size"]):
+            return None
         return record if all(path.is_file() for path in (*field.outputs, *field.beside)) else None
 
     def _make_and_record(self, field: Field, digests: dict[str, str]) -> dict[str, Any]:
@@ -127,9 +133,9 @@ class FieldRun(Generic[Model]):
         """Writes what is made of a field; returns what its sidecar says of it, its row of the table as "row"."""
         raise NotImplementedError
 
-    def _row(self, record: dict[str, Any]) -> dict[str, Any]:
-        """The row of the table of the next field of the plate, in its order."""
-        return record["row"]
+    def _row(self, about: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
+        """The row of the table of the next field of the plate, in its order; `about` it, what the index says now."""
+        return about | {name: value for name, value in record["row"].items() if name not in (*KEPT, *about)}
 
     def _write_tables(self, table: pd.DataFrame) -> None:
         raise NotImplementedError

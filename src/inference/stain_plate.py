@@ -44,6 +44,7 @@ class Detector(Protocol):
 
     window: int
     expected_run_time: float
+    in_control: dict[str, Any]
 
     def update(self, x: np.ndarray) -> Seen: ...
 
@@ -132,9 +133,8 @@ class StainRun(FieldRun[StainPredictor]):
             )
         ]
         whose = {name: self.predictor.target_range(name, plate)[1] for name in self.predictor.targets}
-        about = self._about(field)
-        row = {name: about[name] for name in WHICH if name in about} | self._measure(stains, plate, size)
-        row = row | {"intensities": "; ".join(dict.fromkeys(whose.values()))} | about
+        row = self._about(field) | self._measure(stains, plate, size)
+        row["intensities"] = "; ".join(dict.fromkeys(whose.values()))
         for path, stain in zip(field.outputs, stains, strict=True):
             write_image(path, stain)
         return {"intensities": whose, "row": row, "embedding": embedding}
@@ -160,14 +160,14 @@ class StainRun(FieldRun[StainPredictor]):
             row |= {f"{organelle.prefix}_{name}": value for name, value in values.items()}
         return row | ({"measured_pixel_size": pixel_size / factor} if self.measured else {})
 
-    def _row(self, record: dict[str, Any]) -> dict[str, Any]:
-        if self.detector is None:
-            return record["row"]
-        state = self.detector.update(np.array(record["embedding"]))
-        row = record["row"]
-        flags = {"alarm": bool(state.drift), "statistic": state.statistic, "threshold": state.threshold}
-        named = {name: row[name] for name in WHICH if name in row}
-        return named | {f"drift_{name}": value for name, value in flags.items()} | row
+    def _row(self, about: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
+        row = {name: about[name] for name in WHICH if name in about}
+        if self.detector:
+            state = self.detector.update(np.array(record["embedding"]))
+            row |= {"drift_alarm": bool(state.drift), "drift_statistic": state.statistic}
+            row["drift_threshold"] = state.threshold
+        made = super()._row(about, record)
+        return row | {name: value for name, value in made.items() if name not in about} | about
 
     def _write_tables(self, table: pd.DataFrame) -> None:
         with replacing(self.out / "fields.csv") as temporary:
