@@ -19,9 +19,12 @@ from phenokeep.models import Autoencoder
 from phenokeep.models.image_losses import MSE
 from phenokeep.models.nets.autoencoder import ConvAutoencoder
 from phenokeep.run import _build, evaluate, train
+from phenokeep.studies import embeddings
 from phenokeep.studies import projections as maps
-from phenokeep.studies.embeddings import Cloud, Embeddings, _compared, by_image, some
+from phenokeep.studies.embeddings import Embeddings, _compared
+from phenokeep.studies.embeddings_clouds import Cloud, by_image, some
 from phenokeep.studies.embeddings_words import verdict
+from phenokeep.studies.statistics import Difference
 
 FEW = {"umap": {"n_neighbors": 5, "n_epochs": 5}, "pacmap": {"n_neighbors": 5, "num_iters": (4, 4, 4)}}
 
@@ -109,26 +112,49 @@ def test_calls_find_what_lies_apart_and_nothing_else():
 
 
 def test_f1_stands_beside_calling_everything_corrupted():
-    study = Embeddings(n_bootstrap=200)
+    study = Embeddings(n_bootstrap=400)
     rows = pd.DataFrame({"id": [f"c{k}" for k in range(40)], "group": [f"w{k // 4}" for k in range(40)]})
     rng = np.random.default_rng(0)
     hit, false = rng.random(40) < 0.9, rng.random(40) < 0.1
-    row, more = study._clusters(rows, maps.Calls((hit, false), 1.0, 2))
+    row, more, gain = study._clusters(rows, maps.Calls((hit, false), 1.0, 2))
     expected = 2 * hit.sum() / (2 * hit.sum() + false.sum() + (~hit).sum())
     assert row["F1"] == pytest.approx(expected)
     assert row["F1 of everything"] == pytest.approx(2 / 3)
     assert (row["found"], row["false alarms"]) == pytest.approx((hit.mean(), false.mean()))
     assert more.estimate == pytest.approx(hit.mean() - false.mean())
-    null, none = study._clusters(rows, maps.Calls((np.ones(40, bool), np.ones(40, bool)), 1.0, 1))
-    some, few = study._clusters(rows, maps.Calls((rng.random(40) < 0.35, np.zeros(40, bool)), 1.0, 1))
+    null, *none = study._clusters(rows, maps.Calls((np.ones(40, bool), np.ones(40, bool)), 1.0, 1))
+    some, *few = study._clusters(rows, maps.Calls((rng.random(40) < 0.35, np.zeros(40, bool)), 1.0, 1))
     about = [{"unit": "crop", "projection": name, "corruption": "defocus 4"} for name in ("PCA", "UMAP", "PaCMAP")]
     found = zip(about, (row, null, some), strict=True)
-    table = _compared([first | second for first, second in found], [more, none, few])
+    table = _compared([first | second for first, second in found], [(more, gain), none, few])
     assert table["corrupted lie"].tolist() == ["apart", "not shown apart", "partly"]
+    assert table["p Holm"].iloc[0] == pytest.approx(6 * more.p), "six tests, one family"
     words = verdict(table, pd.DataFrame({"projection": ["PCA", "UMAP", "PaCMAP"]}))
     assert "defocus 4, crops: apart in 1 and partly in 1 of 3 projections; F1" in words
     assert "n = 40 crops of 10 wells" in words
     assert "not shown to, in any of 1 projection;" in verdict(table.iloc[1:2], pd.DataFrame())
+
+
+def test_f1_above_the_null_must_bear_the_correction_too():
+    gain = Difference(0.1, 0.01, 0.2, 0.03, 40, 10)  # its interval lies above 0, its p is 0.06 after Holm
+    table = _compared([{"F1": 0.8, "clusters": 2}], [(gain._replace(p=0.04), gain)])
+    assert table["p Holm of F1"].tolist() == [0.06]
+    assert table["corrupted lie"].tolist() == ["not shown apart"]
+    table = _compared([{"F1": 0.8, "clusters": 2}] * 2, [(gain._replace(p=0.001), gain)] * 2)
+    assert table["corrupted lie"].tolist() == ["partly"] * 2
+
+
+@pytest.mark.parametrize("n", [9, 12, 30, 60])
+def test_how_many_maps_are_planned_is_how_many_are_made(n, monkeypatch):
+    monkeypatch.setattr(maps, "_fitted", lambda fit, name, train, *rest: maps.Projection(name, train[:, :2], {}))
+    asked = ["pca", "umap", "pacmap"], [4, 10, 20, 200], {"umap": {"n_neighbors": 15}, "pacmap": {"n_neighbors": 5}}
+    assert maps.planned(n, *asked) == len(maps.projections(blob(n, size=80), {}, *asked)[0])
+
+
+def test_votes_are_permuted_often_enough_for_all_rows():
+    for rows in (1, 25, 26, 90):
+        assert rows / (1 + maps.permutations_for(rows, 0.05)) < 0.05
+    assert maps.permutations_for(1, 0.05) == 500
 
 
 def test_what_neighbours_tell_is_that_of_scikit_learn_and_of_permuted_wells():
@@ -186,7 +212,7 @@ def test_autoencoder_is_held_against_its_source():
     assert torch.equal(model.embed(source), model.embed(mirrored))
 
 
-def test_it_trains_and_reports_from_end_to_end(runs, tmp_path):
+def test_it_trains_and_reports_from_end_to_end(runs, tmp_path, monkeypatch):
     with initialize_config_module("phenokeep.configs", version_base="1.3"):
         last = f"callbacks.last={{_target_: phenokeep.callbacks.Last, folder: '{tmp_path}', every_n_steps: 100}}"
         own = [
@@ -202,6 +228,9 @@ def test_it_trains_and_reports_from_end_to_end(runs, tmp_path):
         arguments = [f"ckpt_path={tmp_path}/last.ckpt", "study=embeddings", "study.reducers=[pca]", "debug=tiny"]
         arguments = _register_checkpoint([*arguments, "study.n_bootstrap=100"])
         evaluate(compose("eval", [*arguments, f"output_dir={tmp_path}/out"]))
+        monkeypatch.setattr(embeddings, "cloud", lambda *given: pytest.fail("embedded before it was refused"))
+        with pytest.raises(ValueError, match=r"study.n_bootstrap=70 .* of 2 tests"):
+            evaluate(compose("eval", [*arguments, "study.n_bootstrap=70", f"output_dir={tmp_path}/few"]))
     out = tmp_path / "out"
     clusters, points = (pd.read_csv(out / f"{name}.csv") for name in ("clusters", "per_image"))
     assert clusters[["unit", "projection", "corruption"]].values.tolist() == [["crop", "PCA", "defocus 4"]]

@@ -6,11 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.ndimage import distance_transform_edt
 
 from phenokeep.imaging.microscope import INDICES, LAB_ERRORS, Contrast, Microscope, Phenotype, Scene
 from phenokeep.imaging.microscope.transmitted import partially_coherent
 
 SHAPE = (192, 224)
+STAINS = {"nuclei", "er", "golgi", "cytosol", "control"}
 CLEAN = Phenotype(artefact_density=0.0, debris_per_dead_cell=0.0)
 OPTICS = {"pixel_size": 0.25, "numerical_aperture": 0.45, "refractive_index": 1.33}
 PLANAR = {"dust": 0.0, "shading": 0.0, "spherical": 0.0}
@@ -181,8 +183,29 @@ def test_mishaps_change_what_is_seen_and_not_what_is_there(scene: Scene, name: s
     else:
         np.testing.assert_array_equal(again.labels(), scene.labels())
         np.testing.assert_array_equal(microscope.image(again), good.image(scene))
+    changed = {
+        stain
+        for stain in STAINS
+        if not np.array_equal(microscope.fluorescence(again, stain), good.fluorescence(scene, stain))
+    }
+    assert changed == {"overfixed": STAINS - {"nuclei"}, "not_fixed": STAINS - {"nuclei", "control"}}.get(
+        name, STAINS if name == "low_density" else set()
+    )
     if name.startswith("exposure"):
         np.testing.assert_allclose(after, before * float(name[-2:]) / 30.0, rtol=1e-5)
+
+
+def test_living_cells_keep_their_outline_and_show_it_more_clearly(scene: Scene) -> None:
+    fixed = Microscope(dust=0.0)
+    microscope, phenotype = LAB_ERRORS["not_fixed"](fixed, CLEAN)
+    living = Scene.draw(7, SHAPE, phenotype=phenotype)
+    np.testing.assert_array_equal(living.cell_labels(), scene.cell_labels())
+    depth = distance_transform_edt(scene.mask("cells"))
+    rim, inside = (depth > 0) & (depth <= 3), depth > 6
+    after, before = microscope.transmitted(living, "dic"), fixed.transmitted(scene, "dic")
+    membrane, rest = (after[part].std() / before[part].std() for part in (rim, inside))
+    assert membrane > 1.3
+    assert membrane > 1.1 * rest, "not mere contrast"
 
 
 def test_oil_bubble_has_a_dark_rim() -> None:

@@ -16,7 +16,7 @@ from phenokeep.datamodules import mishaps
 from phenokeep.datamodules.corrupted import clipped_share, corrupted
 from phenokeep.datamodules.mishaps import drawn_plates, redrawn
 from phenokeep.run import _build, evaluate, train
-from phenokeep.studies import robustness_conditions
+from phenokeep.studies import robustness, robustness_conditions
 from phenokeep.studies.robustness import Robustness, onsets
 from phenokeep.studies.subject import Origin, Subject
 
@@ -151,20 +151,21 @@ def table(loss, wells=10, per=3, seed=0, extra=0.0):
     true = rng.normal(40, 8, n)
     rows = {"id": [f"f{k:02d}" for k in range(n)], "group": [f"p:{k % wells:02d}" for k in range(n)]}
     rows |= {"pearson/r": 1 - 2 * (loss + rng.normal(0, 0.01, n)), "pearson/mse": 0.1}
-    for name, factor in {"count": 1, "area": 600}.items():
+    rows["control/r"] = 0.3 - loss
+    for name, factor in {"count": 1, "area": 600, "total_intensity": 90, "mean_intensity": 0.01}.items():
         predicted = true + rng.normal(0, 1 + 100 * loss, n) + extra
         rows |= {f"readouts/{name}_predicted": factor * predicted, f"readouts/{name}_true": factor * true}
     return pd.DataFrame(rows)
 
 
-def ask(data, losses, change=lambda made, corruption: made, wells=10, rivals=None, leaky=False, **options):
+def ask(data, losses, change=lambda made, corruption, name: made, wells=10, rivals=None, leaky=False, **options):
     """The study on made-up tables; `losses`: (kind, severity) to the model's loss, 0.04 where not named."""
 
     def judge(name, samples=None):
         corruption = getattr(samples.reader, "corruption", {})
         key = corruption.get("kind"), corruption.get("severity")
         loss = 0.45 if name == "other_image" else losses.get(key, 0.04) - (0.02 if name and key[0] else 0.0)
-        return change(table(loss, wells), key).assign(method=name or "Translator")
+        return change(table(loss, wells), key, name).assign(method=name or "Translator")
 
     subject = Subject(data, judge=judge, origin=lambda name: Origin("Translator"), leaky_split=leaky)
     subject.module = lambda name: None
@@ -196,12 +197,18 @@ def test_numbers_are_those_of_plain_loops(data):
     assert rows.loc[("contrast", 0), "PCC loss"] == pytest.approx(loss[0].mean())
     assert rows.loc[("brightness", 4), "clipped"] > 0.5 > rows.loc[("brightness", -2), "clipped"]
     assert rows.loc[("null", 0), "method"] == "other_image"
+    worst = result.tables["onsets"].set_index("direction").loc["blurred"]
+    assert (worst["control r clean"], worst["control r"]) == pytest.approx((0.26, 0.18)), (
+        "that of severity 2, its onset"
+    )
     assert set(result.tables["per_image"]["corruption"]) == {"clean", "defocus", "brightness", "contrast"}
     for figure in result.figures.values():
         FigureCanvasAgg(figure).draw()
 
 
-def test_the_verdict_can_say_both(data):
+def test_the_verdict_can_say_both(data, monkeypatch):
+    monkeypatch.setattr(type(data), "comparable", False)  # intensities and figures would only take time
+    monkeypatch.setattr(robustness, "against_severity", lambda *given: {})
     asked = {"severities": [-4, 2, 4], "n_bootstrap": 60}
     thesis = ask(data, BLUR_FIRST, **asked)
     assert "degrades with defocus before brightness, as in the thesis" in thesis.verdict
@@ -220,7 +227,7 @@ def test_the_verdict_can_say_both(data):
 
 
 def test_a_constant_prediction_counts_as_none_and_exploding_counts_are_said(data):
-    def change(made, key):
+    def change(made, key, name):
         if key[0] != "defocus":
             return made
         return made.assign(**{"pearson/r": np.nan, "readouts/count_predicted": 5 * made["readouts/count_true"]})
@@ -231,6 +238,47 @@ def test_a_constant_prediction_counts_as_none_and_exploding_counts_are_said(data
     (note,) = (note for note in result.notes if note.startswith("Counts explode"))
     assert "defocus +4 (Translator)" in note
     assert "brightness" not in note
+
+
+def test_each_training_seed_is_judged_by_itself(data):
+    def change(made, key, name):
+        if name != "two.ckpt":
+            return made
+        made["readouts/count_predicted"] = table(0.04, seed=1)["readouts/count_predicted"]
+        return made.assign(**{"pearson/r": np.nan}) if key[0] == "defocus" else made
+
+    result = ask(data, {}, change, rivals={"A": ["one.ckpt", "two.ckpt"]}, severities=[4])
+    rows = result.tables["severities"].set_index(["method", "corruption", "severity"])
+    row, alone = rows.loc[("A", "defocus", 4)], rows.loc[("Translator", "defocus", 4)]
+    first = table(0.02)
+    assert row["PCC loss"] == pytest.approx((0.5 + (1 - first["pearson/r"].mean()) / 2) / 2)
+    true = first["readouts/count_true"]
+    counts = [made["readouts/count_predicted"] for made in (first, table(0.04, seed=1))]
+    assert row["count r"] == pytest.approx(np.mean([np.corrcoef(own, true)[0, 1] for own in counts]))
+    assert row["count bias (%)"] == pytest.approx(100 * (np.mean(counts) / true.mean() - 1))
+    assert (row["training seeds"], row["images"], row["wells"], alone["training seeds"]) == (2, 30, 10, 1)
+    assert len(result.tables["per_image"].query("method == 'A' and corruption == 'defocus'")) == 60
+    assert any("each is judged by itself" in note for note in result.notes)
+    compared = result.tables["comparisons"].set_index("corruption").loc["defocus"]
+    assert compared["difference"] == pytest.approx(alone["PCC loss"] - row["PCC loss"])
+
+
+def test_intensities_are_judged_where_they_can_be_compared(data, monkeypatch):
+    assert data.comparable
+    result = ask(data, {}, severities=[4])
+    row = result.tables["severities"].iloc[0]
+    clean = table(0.04)
+    sides = (clean[f"readouts/total_intensity_{side}"] for side in ("predicted", "true"))
+    assert row["total intensity r"] == pytest.approx(np.corrcoef(*sides)[0, 1])
+    assert row["mean intensity bias (%)"] == pytest.approx(
+        100 * (clean["readouts/mean_intensity_predicted"] / clean["readouts/mean_intensity_true"].mean()).mean() - 100
+    )
+    assert "intensities_against_severity" in result.captions
+    monkeypatch.setattr(type(data), "comparable", False)
+    paper = ask(data, {}, severities=[4])
+    assert not [name for name in paper.tables["severities"] if "intensity" in name]
+    assert list(paper.figures) == ["against_severity"]
+    assert any("not comparable" in note for note in paper.notes)
 
 
 def test_another_checkpoint_is_compared_under_every_corruption(data):
@@ -253,11 +301,11 @@ def test_settings_that_cannot_be_are_refused(data):
     with pytest.raises(ValueError, match="name of the null"):
         Robustness({"other_image": "a.ckpt"})
     with pytest.raises(ValueError, match=r"lacks pearson/r.*metrics=translation"):
-        ask(data, {}, lambda made, key: made.drop(columns="pearson/r"), severities=[4])
+        ask(data, {}, lambda made, key, name: made.drop(columns="pearson/r"), severities=[4])
 
 
 def test_it_judges_from_end_to_end(composed, tmp_path, monkeypatch):
-    few = {name: mishaps.LAB_ERRORS[name] for name in ("focus_plus_5", "low_density")}
+    few = {name: mishaps.LAB_ERRORS[name] for name in ("not_fixed", "low_density")}
     monkeypatch.setattr(robustness_conditions, "LAB_ERRORS", few)
     from phenokeep.cli import _register_checkpoint
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -12,11 +12,22 @@ import pandas as pd
 from ..datamodules.corrupted import clipped_share, corrupted
 from ..datamodules.pair_patches import PairPatches
 from ..imaging.corruptions import SEVERITIES
-from .embedded import Pool, embedded
+from .embedded import Pool
+from .embeddings_clouds import Cloud, by_image, cloud, some
 from .embeddings_figures import called_points, clouds, contours, shades
 from .embeddings_words import APART, PARTLY, captions, notes_of, verdict
 from .judged import ALPHA, FEW_WELLS, check_resamples, count
-from .projections import Calls, Projection, calls, check_reducers, explained, projections, told_by_neighbours
+from .projections import (
+    Calls,
+    Projection,
+    calls,
+    check_reducers,
+    explained,
+    permutations_for,
+    planned,
+    projections,
+    told_by_neighbours,
+)
 from .result import StudyResult
 from .statistics import Difference, hierarchical_bootstrap, holm, mean_of, paired_bootstrap, pooled_f1
 from .subject import Study, Subject
@@ -25,13 +36,7 @@ log = logging.getLogger(__name__)
 Unit = Literal["crop", "image"]
 TRAIN, CLEAN = "training", "clean test"
 F1 = pooled_f1("")
-
-
-class Cloud(NamedTuple):
-    """Embeddings N D of crops or images, and a row of each: id, group, field, brightness and phenotype."""
-
-    values: np.ndarray
-    rows: pd.DataFrame
+TESTS = 2  # of each row: more found than falsely called, F1 above the null's
 
 
 class Embeddings(Study):
@@ -87,13 +92,16 @@ class Embeddings(Study):
         assert subject.module is not None
         data, module = subject.datamodule, subject.module(None)
         train, clean = (some(data.patches(split), self.max_crops, self.seed) for split in ("train", "test"))
+        fitted_on = {"crop": len(train), "image": len({row for row, *_ in train.windows})}
+        most = sum(planned(fitted_on[unit], self.reducers, self.components, self.options) for unit in self.units)
+        check_resamples(self.n_bootstrap, TESTS * most * len(self.corruptions))
         broken = {name: corrupted(clean, **kind) for name, kind in self.corruptions.items()}
         crops = {}
         for name, samples in {TRAIN: train, CLEAN: clean, **broken}.items():
             log.info("embedding %s: %s", name, count(len(samples), "crop"))
             crops[name] = cloud(module, samples, self.pool)
         rows: list[dict[str, Any]] = []
-        more: list[Difference] = []
+        found: list[list[Difference]] = []
         told: list[dict[str, Any]] = []
         points: list[pd.DataFrame] = []
         cut: list[str] = []
@@ -110,16 +118,15 @@ class Embeddings(Study):
                 }
                 about = {"unit": unit, "projection": projection.name}
                 for name, call in made.items():
-                    row, one = self._clusters(sets[CLEAN].rows, call)
+                    row, *both = self._clusters(sets[CLEAN].rows, call)
                     rows.append({**about, "corruption": name, **row})
-                    more.append(one)
-                told.append({**about, **self._told(projection, sets)})
+                    found.append(both)
+                told.append({**about, **self._told(projection, sets, permutations_for(most, ALPHA))})
                 points.append(_placed(projection, sets, next(iter(made.values())).called).assign(**about))
         if not rows:
             raise ValueError(f"no reducer of {list(self.reducers)} could be fitted: {'; '.join(cut)}")
-        check_resamples(self.n_bootstrap, len(rows))
         tables = {
-            "clusters": _compared(rows, more),
+            "clusters": _compared(rows, found),
             "told": _held(pd.DataFrame(told)),
             "predictions": self._judged(subject, broken),
             "per_image": pd.concat(points, ignore_index=True).dropna(axis=1, how="all"),
@@ -147,19 +154,20 @@ class Embeddings(Study):
             verdict=verdict(tables["clusters"], tables["told"]) + few + leaky,
         )
 
-    def _clusters(self, clean: pd.DataFrame, call: Calls) -> tuple[dict[str, Any], Difference]:
-        """The scores of one projection and corruption, and by how much more is found than falsely called."""
+    def _clusters(self, clean: pd.DataFrame, call: Calls) -> tuple[dict[str, Any], Difference, Difference]:
+        """The scores of one map and corruption; how much more is found than falsely called; F1 minus the null's."""
         hit, false = call.called
         own = clean[["id", "group"]].assign(tp=hit.astype(float), fp=false.astype(float), fn=(~hit).astype(float))
         everything = own.assign(tp=1.0, fp=1.0, fn=0.0)
         f1 = hierarchical_bootstrap(own, F1, n=self.n_bootstrap, seed=self.seed)
         gain = paired_bootstrap(own, everything, F1, n=self.n_bootstrap, seed=self.seed)
         row: dict[str, Any] = {"F1": f1.estimate, "F1 low": f1.low, "F1 high": f1.high}
-        row |= {"F1 of everything": f1.estimate - gain.estimate, "gain low": gain.low}
+        row |= {"F1 of everything": f1.estimate - gain.estimate}
         row |= {"found": hit.mean(), "false alarms": false.mean(), "clusters": call.clusters, "radius": call.radius}
-        return row, paired_bootstrap(own, own.assign(tp=own["fp"]), mean_of("tp"), n=self.n_bootstrap, seed=self.seed)
+        more = paired_bootstrap(own, own.assign(tp=own["fp"]), mean_of("tp"), n=self.n_bootstrap, seed=self.seed)
+        return row, more, gain
 
-    def _told(self, projection: Projection, sets: Mapping[str, Cloud]) -> dict[str, Any]:
+    def _told(self, projection: Projection, sets: Mapping[str, Cloud], permutations: int) -> dict[str, Any]:
         """What the nearest training points tell of clean test points: phenotype and brightness."""
         train, test, places = sets[TRAIN].rows, sets[CLEAN].rows, projection.new[CLEAN]
         row: dict[str, Any] = {
@@ -172,7 +180,7 @@ class Embeddings(Study):
             if (pd.Series(labels[0]).groupby(wells).nunique() > 1).any():
                 raise ValueError("a well holds two phenotypes: the index's column phenotype is one of wells; mend it")
             votes = told_by_neighbours(
-                projection.train[known[0]], labels[0], wells, places[known[1]], labels[1], seed=self.seed
+                projection.train[known[0]], labels[0], wells, places[known[1]], labels[1], permutations, self.seed
             )
             row |= dict(zip(("phenotype accuracy", "95 % of permuted", "p"), votes, strict=True))
         return row
@@ -195,52 +203,6 @@ class Embeddings(Study):
         return pd.DataFrame(rows)
 
 
-class _Seen:
-    """A dataset that notes how bright each sample's source is, 0 to 1, as the network sees it."""
-
-    def __init__(self, samples: PairPatches) -> None:
-        self.samples, self.name, self.field = samples, samples.name, samples.field
-        self.brightness = np.full(len(samples), np.nan)
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
-        item = self.samples[key]
-        self.brightness[key[1]] = float(item["source"].mean())
-        return item
-
-
-def cloud(module: Any, samples: PairPatches, pool: Pool) -> Cloud:
-    """The embeddings of `samples` and what is known of each."""
-    seen = _Seen(samples)
-    values, ids, fields, groups = embedded(module, seen, pool)
-    index = samples.reader.index.set_index(samples.reader.index["id"].astype(str))
-    phenotype = index["phenotype"].reindex(fields).to_numpy(object) if "phenotype" in index else None
-    rows = pd.DataFrame({"id": ids, "group": groups, "field": fields, "brightness": seen.brightness})
-    return Cloud(values, rows.assign(phenotype=phenotype))
-
-
-def by_image(crops: Cloud) -> Cloud:
-    """The mean embedding and brightness of each image's crops, in the order of the images' first crops."""
-    parts = list(crops.rows.groupby("field", sort=False))
-    rows = [part.iloc[0].to_dict() | {"id": field, "brightness": part["brightness"].mean()} for field, part in parts]
-    return Cloud(np.stack([crops.values[part.index].mean(axis=0) for _, part in parts]), pd.DataFrame(rows))
-
-
-def some(samples: PairPatches, most: int, seed: int) -> PairPatches:
-    """Patches as an evaluation sees them, not augmented: all, or those of whole fields drawn until `most` are there."""
-    fields: dict[int, list[tuple[int, int, int]]] = {}
-    for window in samples.windows:
-        fields.setdefault(window[0], []).append(window)
-    kept: set[int] = set()
-    for row in np.random.default_rng(seed).permutation(sorted(fields)) if len(samples) > most else fields:
-        if kept and sum(len(fields[other]) for other in kept) + len(fields[row]) > most:
-            break
-        kept.add(int(row))
-    return samples.plain([window for window in samples.windows if window[0] in kept])
-
-
 def _label(corruption: Mapping[str, Any]) -> str:
     kind, severity = corruption.get("kind"), corruption.get("severity")
     if set(corruption) != {"kind", "severity"} or severity not in SEVERITIES.get(str(kind), {}):
@@ -249,23 +211,26 @@ def _label(corruption: Mapping[str, Any]) -> str:
     return f"{kind} {severity}"
 
 
-def _compared(rows: list[dict[str, Any]], more: list[Difference]) -> pd.DataFrame:
-    """The rows with how much `more` is found than falsely called, p after Holm over all rows, and what that says."""
-    corrected = holm(np.array([one.p for one in more], dtype=float))
+def _compared(rows: list[dict[str, Any]], found: Sequence[Sequence[Difference]]) -> pd.DataFrame:
+    """The rows with what is found more than falsely called, F1 more than the null's, and what both say.
+
+    Holm's correction takes both p of all rows as one family.
+    """
+    corrected = holm(np.array([[one.p for one in both] for both in found], dtype=float).ravel()).reshape(-1, TESTS)
+    shown = [
+        [one.low > 0 and p < ALPHA for one, p in zip(*pair, strict=True)] for pair in zip(found, corrected, strict=True)
+    ]
     table = pd.DataFrame(rows)
-    gained = table.pop("gain low") > 0
-    shown = [one.low > 0 and p < ALPHA for one, p in zip(more, corrected, strict=True)]
-    at = list(table.columns).index("clusters")
+    more = [first for first, _ in found]
     said = {
         "more found": [one.estimate for one in more],
         "more found low": [one.low for one in more],
         "more found high": [one.high for one in more],
-        "p Holm": corrected,
-        "corrupted lie": [
-            (APART if better else PARTLY) if clear else "not shown apart"
-            for clear, better in zip(shown, gained, strict=True)
-        ],
+        "p Holm": corrected[:, 0],
+        "p Holm of F1": corrected[:, 1],
+        "corrupted lie": [(APART if better else PARTLY) if clear else "not shown apart" for clear, better in shown],
     }
+    at = list(table.columns).index("clusters")
     table = pd.concat([table.iloc[:, :at], pd.DataFrame(said), table.iloc[:, at:]], axis=1)
     return table.assign(images=[one.rows for one in more], wells=[one.units for one in more])
 

@@ -19,13 +19,14 @@ def captions(names: Collection[str], units: Sequence[str], leaky: str) -> dict[s
     words = {
         "clusters": "F1 of calling test images corrupted by clusters of each projection, beside F1 of everything, the "
         "null. found: share of corrupted images called so; false alarms: of clean ones; more found: the difference, "
-        "with p corrected over all rows (Holm). corrupted lie apart: more found than 0 and F1 above the null's; "
-        "partly: the first alone. Brackets: 95 % bootstrap intervals over wells.",
+        "with its p; p of F1: that F1 is above the null's. Holm corrects both, over all rows, as one family. corrupted "
+        "lie apart: both are shown; partly: the first alone. Brackets: 95 % bootstrap intervals over wells.",
         "told": "What the five nearest training points tell of clean test points. brightness R2: of the mean of the "
         "source. Where phenotypes are known: balanced accuracy, the 95th percentile with labels permuted over training "
         "wells, and p Holm, corrected over all rows.",
         "predictions": "Pearson's r of what the network draws and what it was to draw, mean over the same crops; "
-        "control r, where it draws that: for the organelle that no network can see.",
+        "control r, where it draws that: for the organelle that no network can see. The other tables judge no "
+        "drawing and have no such control.",
         "per_image": "A row per point of each projection; called: corrupted, by its cluster.",
     }
     for unit in units:

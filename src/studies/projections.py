@@ -89,6 +89,15 @@ def projections(
     return found, cut
 
 
+def planned(points: int, reducers: Sequence[str], components: Sequence[int], options: Mapping[str, Any]) -> int:
+    """How many maps `projections` gives for so many training points, at most: fewer where embeddings are short."""
+    if points < LEAST:
+        return 0
+    sizes = {min(size, points - 1) for size in components}
+    fitted = [name for name in reducers if name != "pca" and points >= _least(name, options[name])]
+    return ("pca" in reducers) + len(fitted) * (1 + len(sizes))
+
+
 def _least(name: str, options: Mapping[str, Any]) -> int:
     """How many points a reducer needs to find its neighbours, near pairs and far pairs among others."""
     ratios = 1 + options.get("MN_ratio", 0.5) + options.get("FP_ratio", 2.0) if name == "pacmap" else 1
@@ -191,9 +200,14 @@ class Votes(NamedTuple):
     p: float
 
 
+def permutations_for(tests: int, alpha: float) -> int:
+    """So many that p can be below `alpha`, and half of it, after Holm's correction of `tests` tests; at least 500."""
+    return max(500, 2 * math.ceil(tests / alpha))
+
+
 def told_by_neighbours(
     train: np.ndarray, train_labels: np.ndarray, wells: np.ndarray, test: np.ndarray, labels: np.ndarray,
-    permutations: int = 500, seed: int = 0,
+    permutations: int, seed: int = 0,
 ) -> Votes:  # fmt: skip
     """Whether the nearest training points (N 2) tell the label of test points (M 2) of other wells.
 

@@ -14,26 +14,49 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from .figures import COLOURS, INK, MARKERS, MODEL_COLOUR, tidy
+from .translation import OF_SHAPE
 
-SCORES = {
-    "PCC loss": "PCC loss, (1 - r) / 2",
-    "count r": "count: Pearson r",
-    "area r": "area: Pearson r",
-    "count bias (%)": "count: bias (%)",
-    "area bias (%)": "area: bias (%)",
-}
+LOSS = "PCC loss"
 AMOUNTS = {"defocus": "disc radius, px", "brightness": "bias, of 255", "contrast": "gain"}
 CLIPPED = 0.01  # a larger share of clipped pixels is shown: as much makes a crop overexposed (datamodules/pairs.py)
 SHADE = "#e9e9e9"
 
 
-def against_severity(table: pd.DataFrame, null: Mapping[str, float], null_name: str) -> Figure:
+def against_severity(
+    table: pd.DataFrame, null: Mapping[str, float], null_name: str, readouts: Sequence[str]
+) -> dict[str, Figure]:
     """A panel per score (rows) and kind (columns): a line per method over severity, with intervals over wells.
 
     `table` has method, corruption, severity, amount, clipped and the scores; `null` the scores of `null_name`, a dashed
-    line. Severities that clip more than 1 % of the pixels are shaded, the share in per cent above them.
+    line. Severities that clip more than 1 % of the pixels are shaded, the share in per cent above them. Intensities, if
+    among the `readouts`, have a figure of their own.
     """
-    kinds, scores = list(AMOUNTS), list(SCORES)
+    parts = {
+        "against_severity": [name for name in readouts if name in OF_SHAPE],
+        "intensities_against_severity": [name for name in readouts if name not in OF_SHAPE],
+    }
+    return {
+        name: _against_severity(
+            table, null, null_name, [LOSS] * (name == "against_severity") + _of(own, "r", "bias (%)")
+        )
+        for name, own in parts.items()
+        if own
+    }
+
+
+def _of(readouts: Sequence[str], *scores: str) -> list[str]:
+    return [f"{name.replace('_', ' ')} {score}" for score in scores for name in readouts]
+
+
+def _label(score: str) -> str:
+    if score == LOSS:
+        return f"{LOSS}, (1 - r) / 2"
+    name, _, what = score.rpartition(" bias")
+    return f"{name}:\nbias{what}" if name else f"{score.removesuffix(' r')}:\nPearson r"
+
+
+def _against_severity(table: pd.DataFrame, null: Mapping[str, float], null_name: str, scores: Sequence[str]) -> Figure:
+    kinds = list(AMOUNTS)
     widths = [table.loc[table["corruption"] == kind, "severity"].nunique() for kind in kinds]
     size = (1.9 + 0.42 * max(sum(widths), 18), 0.7 + 2.2 * len(scores))
     figure = Figure(figsize=size, layout="constrained")
@@ -66,29 +89,41 @@ def against_severity(table: pd.DataFrame, null: Mapping[str, float], null_name: 
         amounts = own.groupby("severity")["amount"].first()
         bottom.set_xticklabels([f"{severity}\n{amounts[severity]:g}" for severity in ticks], fontsize=9)
         bottom.set_xlabel(f"severity, and {AMOUNTS[kind]}", fontsize=11)
-    for line, label in zip(grid, SCORES.values(), strict=True):
-        line[0].set_ylabel(label, fontsize=11)
+    for line, score in zip(grid, scores, strict=True):
+        line[0].set_ylabel(_label(score), fontsize=11)
     figure.align_ylabels(grid[:, 0])
     _legend(figure, table, null_name)
     return figure
 
 
-def of_lab_errors(table: pd.DataFrame, null: Mapping[str, float], null_name: str) -> Figure:
-    """A panel per score: a line per laboratory error (none first), a dot per method with its interval over wells."""
+def of_lab_errors(table: pd.DataFrame, null: Mapping[str, float], null_name: str, readouts: Sequence[str]) -> Figure:
+    """A panel per score: a line per laboratory error (none first), a dot per method with its interval over wells.
+
+    More than two readouts have their biases in a second row, each under its r.
+    """
     names = list(dict.fromkeys(table["lab error"]))
-    figure = Figure(figsize=(13.5, 1.4 + 0.45 * len(names)), layout="constrained")
-    panels: Sequence[Axes] = figure.subplots(1, len(SCORES), sharey=True)
-    for axes, (score, label) in zip(panels, SCORES.items(), strict=True):
+    first, second = [LOSS, *_of(readouts, "r")], _of(readouts, "bias (%)")
+    lines = [first, ["", *second]] if len(readouts) > 2 else [[*first, *second]]
+    size = (13.5, (1.4 + 0.45 * len(names)) * len(lines))
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(len(lines), len(lines[0]), sharey=True, squeeze=False)
+    for axes, score in zip(grid.ravel(), [score for line in lines for score in line], strict=True):
+        if not score:
+            axes.set_axis_off()
+            continue
         for offset, style, rows in _methods(table):
             y = rows["lab error"].map(names.index).to_numpy(float) + offset
             axes.errorbar(rows[score], y, xerr=_spread(rows, score), **style | {"linestyle": "none"})
         axes.axvline(null[score], color="#777777", linestyle="--", linewidth=1.2, zorder=1)
-        axes.set_xlabel(label, fontsize=11)
+        axes.set_xlabel(_label(score), fontsize=11)
         tidy(axes)
         axes.grid(axis="x", color="#dddddd", linewidth=0.8)
         axes.xaxis.set_major_locator(MaxNLocator(4))
-    panels[0].set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
-    panels[0].invert_yaxis()
+    for line, scores in zip(grid, lines, strict=True):
+        start = line[int(not scores[0])]
+        start.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
+        start.tick_params(labelleft=True)
+    grid[0, 0].invert_yaxis()
     _legend(figure, table, null_name)
     return figure
 

@@ -31,6 +31,7 @@ class Facts(NamedTuple):
     drawn: bool
     lab_asked: bool
     control: bool
+    comparable: bool
     several: bool
     leaky: bool
 
@@ -40,7 +41,7 @@ class Facts(NamedTuple):
             model=labels[0],
             others=labels[1:],
             target=data.targets[0],
-            images=len(clean),
+            images=int(clean["id"].nunique()),
             wells=int(clean["group"].nunique()),
             tolerance=study.tolerance,
             mode=study.mode,
@@ -50,6 +51,7 @@ class Facts(NamedTuple):
             drawn=hasattr(data, "microscope"),
             lab_asked=study.lab_errors,
             control=set(clean) >= CONTROL_NEEDED,
+            comparable=bool(data.comparable),
             several=len(data.targets) > 1,
             leaky=leaky,
         )
@@ -114,6 +116,7 @@ def captions(facts: Facts) -> dict[str, str]:
     interval = "Brackets: 95 % bootstrap intervals over wells."
     leaky = " Leaky split." if facts.leaky else ""
     bars = f"Bars: 95 % bootstrap intervals over wells; {size}."
+    shaded = f"{bars} Shaded: severities that clip more than 1 % of the source pixels, with the share above.{leaky}"
     columns = (
         f"Loss: mean (1 - r) / 2, {size}. change: of the loss against the same images clean, paired. r: of a readout "
         "from predicted against that from true stains, over images; bias: predicted - true, in % of the mean true. "
@@ -122,21 +125,22 @@ def captions(facts: Facts) -> dict[str, str]:
     full = "counts, from 0 (black) to the camera's full scale (white)"
     return {
         "onsets": "From which severity on the loss is degraded, for it and every stronger one judged (n/a: none). "
-        f"change and clipped are those there, or of the strongest. {interval}{leaky}",
+        f"change, clipped and control r are those there, or of the strongest. {interval}{leaky}",
         "severities": f"{columns}clipped: share of source pixels driven out of the camera's range, mean over fields. "
         f"{interval}{leaky}",
-        "lab_errors": f"Test wells drawn again after a mishap (thesis, figure 48); none: 30 ms, in focus. {columns}"
+        "lab_errors": "Test wells drawn again after a mishap (thesis, figures 39 and 48); none: 30 ms, in focus, fixed "
+        f"10 minutes. {columns}"
         f"{interval}{leaky}",
         "comparisons": "How much smaller the loss is than that of the model it is compared with, same images and "
         f"condition; beats: smaller. Holm over the table. {interval}{leaky}",
-        "per_image": f"One row per method, condition and image.{leaky}",
+        "per_image": f"One row per method, training run, condition and image.{leaky}",
         "examples_defocus": example.format("Defocus", "in the range of the sharp one"),
         "examples_brightness": example.format("Brightness", full),
         "examples_contrast": example.format("Contrast", full),
         "examples_lab_error": "Laboratory errors: the patch of median clean loss, drawn again after each; low density "
         f"has other cells. Sources: {full}. Stains: in the range of the clean one of their row.",
-        "against_severity": f"{bars} Shaded: severities that clip more than 1 % of the source pixels, with the share "
-        f"above.{leaky}",
+        "against_severity": shaded,
+        "intensities_against_severity": shaded,
         "under_lab_errors": f"{bars} The null is that of the clean patches.{leaky}",
     }
 
@@ -165,9 +169,18 @@ def notes(facts: Facts, tables: Mapping[str, pd.DataFrame]) -> list[str]:
         *unit_notes(facts.wells, facts.n_bootstrap, facts.seed),
         "other_image, the null, predicts the stain of another well; it sees no source, so that one number holds for "
         "every severity. A loss beyond it is worse than the picture of another well.",
-        "A prediction that became constant has no r and counts as r = 0, a loss of 0.5.",
-        "Intervals cover the choice of wells and images, not of training seeds: the mean of those given is judged.",
+        "A constant prediction has no r and counts as r = 0, a loss of 0.5, in each training run by itself.",
+        "Intervals cover the choice of wells and images, not of training seeds.",
+        "Intensities: a model trained with Pearson's loss alone is free in brightness, so that their bias need not be "
+        "small; r shows whether brighter images are predicted brighter."
+        if facts.comparable
+        else "Intensities are not comparable (data.scaling=paper), so that theirs are left out.",
     ]
+    if judged["training seeds"].max() > 1:
+        found.append(
+            "Where a checkpoint has several training seeds, each is judged by itself and their scores are averaged; a "
+            "readout's r is not defined where one of them reads the same from every image."
+        )
     wild = judged[judged["count predicted"] > EXPLODED * judged["count true"]]
     if len(wild):
         worst = wild.loc[(wild["count predicted"] / wild["count true"]).idxmax()]
@@ -187,7 +200,8 @@ def notes(facts: Facts, tables: Mapping[str, pd.DataFrame]) -> list[str]:
         found.append(
             "Laboratory errors are drawn by the virtual microscope on the test wells' own scenes: sources and true "
             "stains are both those of the redrawn field. All but low_density leave the nuclei where they are; 30 ms is "
-            "the normal exposure. Patches are those of the clean fields, so low density may hold empty ones."
+            "the normal exposure. not_fixed draws living cells (thesis, section 3.5): how far fixing changes them is "
+            "chosen, not measured. Patches are those of the clean fields, so low density may hold empty ones."
         )
     elif facts.lab_asked:
         found.append(
