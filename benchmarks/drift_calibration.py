@@ -24,7 +24,7 @@ from phenokeep.studies.drift import OnlineMMD
 from phenokeep.studies.mmd import kernel_scale, run_thresholds, window_statistics
 
 N, DIMENSIONS, SHIFT, CROPS = 1000, 32, 0.5, 50
-# Expected run time, window, bootstraps for each 1 of expected run time that must survive (10 is the default).
+# Expected run time, window, bootstraps for each 1 of expected run time that must survive (100 is the default).
 SETTINGS = ((128, 10, 100), (128, 10, 10), (32, 10, 100), (128, 20, 100))
 
 

@@ -1,5 +1,6 @@
 """Drift detectors against plain loops, closed forms and runs of known length."""
 
+import json
 import logging
 import math
 
@@ -10,7 +11,14 @@ from sklearn.metrics.pairwise import rbf_kernel
 
 from phenokeep.studies.drift import MMDTest, OnlineMMD
 from phenokeep.studies.drift_files import DetectorError
-from phenokeep.studies.drift_runs import RunLength, achieved_run_length, image_means, runs, separability
+from phenokeep.studies.drift_runs import (
+    RunLength,
+    achieved_run_length,
+    image_means,
+    plate_orders,
+    runs,
+    separability,
+)
 from phenokeep.studies.mmd import kernel_scale, mmd2, run_thresholds, window_statistics
 
 SMALL = {"expected_run_time": 16, "window": 4}
@@ -141,18 +149,21 @@ def test_survivors_and_thresholds_of_windows():
 
 def test_runs_without_a_change_are_as_long_as_expected():
     means, lengths = [], []
-    for draw in range(12):
+    for draw in range(20):
         rng = np.random.default_rng((16, draw))
-        detector = OnlineMMD(20, 5, bootstraps=5000, seed=draw).fit(rng.normal(size=(600, 8)))
+        detector = OnlineMMD(32, 10, seed=draw).fit(rng.normal(size=(300, 8)))
         found = []
-        for _ in range(30):
+        for _ in range(40):
             detector.reset()
-            found.append(detector.update(rng.normal(size=(400, 8))).time)
+            state = detector.update(rng.normal(size=(500, 8)))
+            assert state.drift, "a run that is cut short would bring the mean down"
+            found.append(state.time)
         lengths += found
         means.append(np.mean(found))
     error = np.std(means, ddof=1) / math.sqrt(len(means))
     assert error < 2
-    assert abs(np.mean(means) - 20) < 4 * error
+    assert abs(np.mean(means) - 32) < 4 * error
+    assert np.mean(means) == pytest.approx(32, rel=0.15)
     assert np.median(lengths) / np.mean(lengths) == pytest.approx(math.log(2), abs=0.15)
 
 
@@ -205,6 +216,28 @@ def test_a_stream_goes_on_bit_for_bit(detector, through_a_file, tmp_path):
     assert (broken.order == whole.order).all()
     for x in stream[26:]:
         assert broken.update(x) == whole.update(x)
+
+
+def test_components_are_the_principal_axes_of_the_reference_and_go_with_the_file(tmp_path):
+    from sklearn.decomposition import PCA
+
+    x = normal(27, 120, 6) * [5, 3, 1, 0.1, 0.1, 0.1]
+    fitted = PCA(2, svd_solver="full").fit(x)
+    plain = OnlineMMD(**SMALL).fit(fitted.transform(x))
+    projected = OnlineMMD(**SMALL, components=2).fit(x)
+    projected.save(tmp_path / "drift.npz")
+    loaded, stream = OnlineMMD.load(tmp_path / "drift.npz"), normal(28, 20, 6) * 2 + 1
+    for row in stream:
+        state = projected.update(row)
+        assert loaded.update(row) == state
+        assert state.statistic == pytest.approx(plain.update(fitted.transform(row[None])[0]).statistic, abs=1e-9)
+    assert loaded.reference.shape == (120, 2)
+    with pytest.raises(ValueError, match="x has 2 dimensions, the reference 6"):
+        loaded.update(np.zeros(2))
+    with pytest.raises(ValueError, match="use at most 6"):
+        OnlineMMD(**SMALL, components=7).fit(x)
+    with pytest.raises(DetectorError, match="components 2, here None"):
+        OnlineMMD(**SMALL, bootstraps=projected.bootstraps).load_state_dict(projected.state_dict())
 
 
 def test_a_batch_is_its_rows_up_to_the_first_alarm(detector):
@@ -339,6 +372,44 @@ def test_achieved_run_length_is_reported_and_warns(caplog):
     assert "one observation per image" in caplog.text
     with pytest.raises(ValueError, match="2 of 3 held-out"):
         achieved_run_length(detector, np.concatenate([detector.reference[:2], np.ones((1, 6))]))
+
+
+def test_runs_along_a_plate_are_those_of_its_order(caplog):
+    rng = np.random.default_rng(26)
+    wells = np.repeat([f"w{well}" for well in range(20)], 9)
+    shown = plate_orders(wells, 30, seed=1)
+    assert (np.sort(shown) == np.arange(180)).all()
+    assert (np.diff(shown.reshape(30, 20, 9)) == 1).all(), "a well's images stay together, in their order"
+    assert len({tuple(stream) for stream in shown}) == 30
+    detector = OnlineMMD(32, 6).fit(crops(rng, 60, 9, 0.15, 16).reshape(-1, 16))
+    held_out = crops(rng, 20, 9, 0.15, 16).reshape(-1, 16)
+    shuffled = achieved_run_length(detector, held_out, 40)
+    assert not shuffled.too_short
+    assert not caplog.text
+    together = achieved_run_length(detector, held_out, 40, wells=wells)
+    assert together.too_short
+    assert together.mean < shuffled.mean / 2
+    assert "fields of a well together" in caplog.text
+    assert "one field per well" in caplog.text
+
+
+def test_what_was_measured_in_control_is_kept_and_files_without_it_can_be_read(detector, tmp_path):
+    path, kept = tmp_path / "drift.npz", {"runs": 40, "alarms": 3, "steps": 900, "by_well": True}
+    detector.in_control = kept
+    detector.save(path)
+    assert OnlineMMD.load(path).in_control == kept
+    with np.load(path) as file:
+        arrays = dict(file)
+    del arrays["in_control"]
+    settings = json.loads(str(arrays["settings"]))
+    del settings["components"]
+    arrays["settings"] = np.array(json.dumps(settings))
+    np.savez(path, **arrays)
+    assert OnlineMMD.load(path).in_control == {}
+    np.savez(path, **arrays, in_control=np.array('{"runs": 40}'))
+    with pytest.raises(DetectorError, match="its in_control"):
+        OnlineMMD.load(path)
+    assert detector.fit(detector.reference).in_control == {}, "of another reference, nothing is known"
 
 
 def test_runs_are_capped_at_the_stream(detector):

@@ -14,12 +14,13 @@ from phenokeep.run import _build, evaluate, train
 from phenokeep.studies import drift_study
 from phenokeep.studies.drift import MMDTest, OnlineMMD
 from phenokeep.studies.drift_files import DetectorError
-from phenokeep.studies.drift_runs import follow, orders, separability
-from phenokeep.studies.drift_study import FILE, Drift, unaugmented
+from phenokeep.studies.drift_runs import follow, jackknife, orders, separability, streams_of
+from phenokeep.studies.drift_study import FILE, Drift, grid
 from phenokeep.studies.drift_tables import (
     Condition,
     condition_table,
     finds,
+    fixed_or_not,
     harm_and_alarm,
     image_errors,
     separability_table,
@@ -63,9 +64,18 @@ def detector():
 
 
 @pytest.fixture(scope="module")
-def streams(detector):
-    shown = orders(list(CLEAN.images["group"]), 40, 12, seed=1)
-    return watch(detector, MMDTest(detector.reference), CROSSED, shown, READOUTS, 0.2)
+def drawn():
+    return streams_of(list(CLEAN.images["group"]), 40, 12, seed=1)
+
+
+@pytest.fixture(scope="module")
+def streams(detector, drawn):
+    return watch(detector, MMDTest(detector.reference), CROSSED, drawn.shown, READOUTS, 0.2)
+
+
+@pytest.fixture(scope="module")
+def left(detector, drawn):
+    return [watch(detector, None, CROSSED, order, READOUTS, 0.2) for order in drawn.left]
 
 
 def test_streams_show_one_image_of_each_well():
@@ -75,8 +85,45 @@ def test_streams_show_one_image_of_each_well():
     assert all(wells[first] != wells[second] for first, second in shown)
     assert set(shown.ravel()) == set(range(5)), "every field has its turn"
     assert (orders(wells, 200, 2, seed=0) == shown).all()
+    assert (orders(wells, 200, None, seed=0)[:, :2] == shown).all(), "a shorter stream is the start of a longer one"
     with pytest.raises(ValueError, match=r"1\.\.3"):
         orders(wells, 1, 4)
+
+
+def test_streams_without_a_group_of_wells_are_the_same_streams_moved_up():
+    wells = np.array([f"w{number // 2}" for number in range(60)])
+    shown, left = streams_of(wells, 20, 15, seed=3)
+    assert len(left) == 10
+    whole, gone = orders(wells, 20, None, seed=3), []
+    assert (whole[:, :15] == shown).all()
+    for order in left:
+        out = set(wells) - set(wells[order].ravel())
+        gone += out
+        assert [[number for number in stream if wells[number] not in out][:15] for stream in whole] == order.tolist()
+    assert sorted(gone) == sorted(set(wells)), "every well is left out once"
+    assert len(streams_of(wells[:14], 20, 3).left) == 7
+    assert streams_of(wells[:8], 20, 3).left == ()
+
+
+def test_jackknife_is_the_standard_error_of_a_mean_and_nothing_where_it_says_nothing():
+    values = np.random.default_rng(0).uniform(0.4, 0.6, 10)  # one to a group
+    low, high = jackknife(values.mean(), [np.delete(values, n).mean() for n in range(10)])
+    assert (high - low) / 2 == pytest.approx(1.96 * values.std(ddof=1) / np.sqrt(10))
+    assert (high + low) / 2 == pytest.approx(values.mean())
+    assert jackknife(0.99, [0.9, 1.0])[1] == 1
+    for estimate, others in ((1.0, [1.0, 1.0]), (0.5, []), (np.nan, [0.1, 0.2]), (0.5, [0.5, np.nan])):
+        assert np.isnan(jackknife(estimate, others)).all()
+
+
+def test_intervals_are_of_wells_not_of_streams(detector):
+    wells, rng = [f"w{number}" for number in range(40)], np.random.default_rng(2)
+    moved = rng.normal(size=(40, D)) + rng.uniform(0, 2.5, 40)[:, None]  # some wells changed, others did not
+    width = {}
+    for number in (20, 120):
+        drawn = streams_of(wells, number, 8, seed=1)
+        table = separability_table(detector, detector.reference, rng.normal(size=(40, D)), {4: moved}, drawn, (), (), 4)
+        width[number] = float(table["AUC high"].iloc[0] - table["AUC low"].iloc[0])
+    assert width[120] > 0.6 * width[20] > 0.01  # over streams it would fall to 0.4 of it
 
 
 def test_errors_of_an_image_are_of_the_sums_over_its_crops():
@@ -113,20 +160,51 @@ def test_harm_and_alarm_are_crossed(streams):
     assert offline["clean"] < 0.3
 
 
-def test_the_auc_of_harm_is_that_of_pairs_and_is_blind_where_the_alarm_is(streams):
+def test_shares_have_intervals_over_wells_and_the_organelle_without_contrast_beside(streams, left):
+    table = harm_and_alarm(streams, left).set_index("streams")
+    shares = [own.loc[~own["corrupted"], "alarm"].mean() for own in left]
+    expected = 1.96 * np.sqrt(9 / 10 * ((shares - np.mean(shares)) ** 2).sum())
+    row = table.loc["clean"]
+    assert row["share with alarm high"] - row["share with alarm"] == pytest.approx(expected)
+    assert row["share with alarm low"] <= row["share with alarm"]
+    assert np.isnan(
+        condition_table(streams, CROSSED, READOUTS, left).set_index("condition").loc["defocus 4", "alarm low"]
+    )
+    assert "control r" not in table
+    seen = streams.assign(**{"control r": np.where(streams["harmful"], 0.3, 0.1)})
+    assert harm_and_alarm(seen)["control r"].tolist() == pytest.approx([0.3, 0.1, 0.1])
+
+
+def test_the_auc_of_harm_is_that_of_pairs_and_is_blind_where_the_alarm_is(streams, left):
     harmful = streams["harmful"].to_numpy()
-    found = finds(streams, harmful)
+    found = finds(streams, "harmful", left)
     lengths = streams["run length"].to_numpy()
     pairs = [1.0 if c > d else 0.5 if c == d else 0.0 for c in lengths[~harmful] for d in lengths[harmful]]
     assert found["AUC"] == pytest.approx(np.mean(pairs))
-    draws = []
-    for _, own in streams.groupby("stream"):
+    others = []
+    for own in left:
         run, bad = own["run length"].to_numpy(), own["harmful"].to_numpy()
-        draws.append(np.mean([1.0 if c > d else 0.5 if c == d else 0.0 for c in run[~bad] for d in run[bad]]))
-    assert [found["AUC low"], found["AUC high"]] == pytest.approx(np.quantile(draws, [0.025, 0.975]))
-    seen = streams["condition"].isin(["defocus 4", "brightness +1"]).to_numpy()
-    assert finds(streams, seen)["AUC"] > 0.95 > 0.7 > found["AUC"], "half of the harm is unseen, half of the seen none"
-    assert np.isnan(finds(streams, np.zeros(len(streams), bool))["AUC"])
+        others.append(np.mean([1.0 if c > d else 0.5 if c == d else 0.0 for c in run[~bad] for d in run[bad]]))
+    assert [found["AUC low"], found["AUC high"]] == pytest.approx(jackknife(found["AUC"], others))
+    assert found["AUC low"] < found["AUC"] < found["AUC high"]
+    seen = streams.assign(seen=streams["condition"].isin(["defocus 4", "brightness +1"]))
+    assert finds(seen, "seen")["AUC"] > 0.95 > 0.7 > found["AUC"], "half of the harm is unseen, half of the seen none"
+    assert np.isnan(finds(seen.assign(seen=False), "seen")["AUC"])
+
+
+def test_fixed_cells_stand_against_living_ones(detector, drawn):
+    living = condition("not_fixed", shift=1.0, kind="lab error")
+    rows, *left = (
+        watch(detector, None, [*CROSSED, living], order, READOUTS, 0.2) for order in (drawn.shown, *drawn.left)
+    )
+    table = fixed_or_not(rows, left).set_index("cells")
+    runs = rows.groupby("condition")["run length"]
+    assert table["median run"].to_dict() == {"fixed": runs.median()["clean"], "not fixed": runs.median()["not fixed"]}
+    assert table["run in the thesis"].tolist() == [7, 4]
+    row = table.loc["not fixed"]
+    assert row["AUC"] == pytest.approx(separability(runs.get_group("clean"), runs.get_group("not fixed"), 12))
+    assert row["AUC low"] < row["AUC"] <= row["AUC high"]
+    assert row["AUC in the thesis"] == 0.91
 
 
 def test_conditions_say_errors_harm_and_separability(streams):
@@ -147,16 +225,17 @@ def test_conditions_say_errors_harm_and_separability(streams):
 def test_fields_without_true_objects_count_in_no_error(detector):
     broken = condition("defocus", 4, error=0.5)
     broken.images.loc[:22, "count error"] = np.nan
-    rows = watch(detector, MMDTest(detector.reference), [CLEAN, broken], orders(range(WELLS), 20, 6), READOUTS, 0.2)
+    rows = watch(detector, None, [CLEAN, broken], orders(range(WELLS), 20, 6), READOUTS, 0.2)
     excess = rows.loc[rows["condition"] == "defocus 4", "excess count error"]
     assert sorted(excess.round(6).unique()) == [0, 0.4]
 
 
 def test_settings_are_told_apart_and_their_runs_in_control_stand_beside(detector, caplog):
     drifted = {2: normal(4, WELLS, D) + 0.3, 4: normal(5, WELLS, D) + 4}
-    shown = orders(range(WELLS), 40, 12, seed=1)
+    both = streams_of([f"{well:02d}" for well in range(WELLS)], 20, 12, seed=1)
+    shown = both.shown
     with caplog.at_level(logging.WARNING):
-        table = separability_table(detector, CLEAN.values, drifted, shown, (2, 5, 80), (16,), 4)
+        table = separability_table(detector, detector.reference, CLEAN.values, drifted, both, (2, 5, 80), (16,), 4)
     assert "window 80 needs 161 reference images: left out" in caplog.text
     table = table.set_index(["varied", "value"])
     assert table.index.tolist() == [
@@ -167,28 +246,61 @@ def test_settings_are_told_apart_and_their_runs_in_control_stand_beside(detector
     for key in (("window", 5), ("defocus severity", 4)):
         row = table.loc[key]
         assert row["AUC"] == pytest.approx(separability(*own, 12))
-        assert row["AUC low"] <= row["AUC"] <= row["AUC high"]
+        left = [
+            separability(follow(detector, CLEAN.values, o).lengths, follow(detector, drifted[4], o).lengths, 12)
+            for o in both.left
+        ]
+        assert [row["AUC low"], row["AUC high"]] == pytest.approx(jackknife(row["AUC"], left), nan_ok=True)
     assert table.loc[("defocus severity", 2), "AUC"] < table.loc[("defocus severity", 4), "AUC"]
     assert table["target"].tolist() == [128, 128, 16, 128, 128]
     assert table.loc[("expected run time", 16), "in-control run"] < table.loc[("window", 5), "in-control run"]
     assert table["AUC in the thesis"].tolist()[:2] == [0.85, 0.92]
 
 
+class Samples(SimpleNamespace):
+    """Crops of `windows` of an index, whose embeddings are moved by `shift` and whose counts are wrong by `error`."""
+
+    def __len__(self):
+        return len(self.windows)
+
+    def field(self, number):
+        return f"{self.group(number)}_f{self.windows[number][0]}"
+
+    def name(self, number):
+        return f"{self.field(number)}_y{self.windows[number][1]}"
+
+    def group(self, number):
+        return self.index["group"].iloc[self.windows[number][0]]
+
+    def plain(self, windows):
+        return Samples(**vars(self) | {"windows": windows})
+
+
 class Data(SimpleNamespace):
-    """Fields of one crop each; 60 wells in training, 10 in validation, 24 in the test split."""
+    """Fields of one crop each; 60 wells in training, 10 in validation, 24 in the test split.
 
-    of_pairs = True
+    No crop of the rows in `dropped` is of use; `per_well` fields make a well and share `alike` of what a model sees;
+    those of the test split are `offset` beside the others.
+    """
 
-    def __init__(self, **changes):
+    of_pairs, comparable, train_only = True, True, None
+
+    def __init__(self, dropped=(), per_well=1, alike=0.0, offset=0.0, **changes):
         wells = {"train": 60, "val": 10, "test": WELLS}
-        rows = [(split, "p", f"p:{split}{k:02d}") for split, size in wells.items() for k in range(size)]
-        super().__init__(index=pd.DataFrame(rows, columns=["split", "plate", "group"]), **changes)
+        rows = [(split, "p", f"p:{split}{k // per_well:02d}") for split, size in wells.items() for k in range(size)]
+        super().__init__(index=pd.DataFrame(rows, columns=["split", "plate", "group"]), dropped=dropped, **changes)
+        wells = normal(8, len(rows), D)[self.index["group"].astype("category").cat.codes]
+        self.seen = normal(7, len(rows), D) + alike * wells + offset * (self.index[["split"]] == "test").to_numpy()
+        self.reader = SimpleNamespace(image=lambda row: [np.zeros((8, 8))])
+        self.zoom = SimpleNamespace(windows=lambda shape: [(0, 0)])
 
     def groups(self, *splits):
-        return sorted(self.index.loc[self.index["split"].isin(splits), "group"])
+        return sorted(set(self.index.loc[self.index["split"].isin(splits), "group"]))
 
     def patches(self, split):
-        return SimpleNamespace(split=split, shift=0.0, error=0.1, groups=self.groups(split))
+        rows = np.flatnonzero(self.index["split"] == split)
+        windows = [(row, 0, 0) for row in rows if row not in self.dropped]
+        return Samples(index=self.index, windows=windows, seen=self.seen, shift=0.0, error=0.1)
 
 
 @pytest.fixture
@@ -199,34 +311,29 @@ def ask(monkeypatch, tmp_path):
 
     def of(test, kind, severity):
         strong = kind == "defocus"
-        return SimpleNamespace(**vars(test) | {"shift": 4.0 * strong, "error": 0.1 + 0.5 * strong})
+        return Samples(**vars(test) | {"shift": 4.0 * strong, "error": 0.1 + 0.5 * strong})
 
     def embedding(module, samples, pool):
-        names = [f"{well}_f1" for well in samples.groups]
-        values = normal(["train", "val", "test"].index(samples.split), len(names), D) + samples.shift
-        return Embedded(values, [f"{name}_y0" for name in names], names, samples.groups)
+        rows, groups = [row for row, _, _ in samples.windows], [samples.group(n) for n in range(len(samples))]
+        ids, fields = ([named(n) for n in range(len(samples))] for named in (samples.name, samples.field))
+        return Embedded(samples.seen[rows] + samples.shift, ids, fields, groups)
 
     monkeypatch.setattr(drift_study, "corrupted", of)
     monkeypatch.setattr(drift_study, "embedded", embedding)
-    monkeypatch.setattr(
-        drift_study, "unaugmented", lambda samples, wells: SimpleNamespace(**vars(samples) | {"groups": sorted(wells)})
-    )
 
-    def run(data=None, seen=frozenset(), path=checkpoint, leaky=False, offset=0.0, **options):
+    def run(data=None, seen=frozenset(), path=checkpoint, leaky=False, **options):
         data = data or Data()
 
         def judge(name, samples=None):
-            samples = samples or data.patches("test")
-            table = pd.DataFrame({"id": [f"{well}_f1_y0" for well in samples.groups], "group": samples.groups})
+            ids, groups = zip(*((samples.name(n), samples.group(n)) for n in range(len(samples))), strict=True)
+            table = pd.DataFrame({"id": ids, "group": groups})
             for name in READOUTS:
                 table[f"readouts/{name}_true"], table[f"readouts/{name}_predicted"] = 10.0, 10 * (1 + samples.error)
             return table.assign(**{"pearson/r": 0.9, "control/r": 0.1})
 
-        plain = data.patches
-        data.patches = lambda split: SimpleNamespace(**vars(plain(split)) | {"shift": offset * (split == "test")})
         subject = Subject(data, judge, lambda name: None, lambda name: Origin("T", path, wells=seen), None, None, leaky)
         asked = {"corruptions": {"defocus": [4], "brightness": [1]}, "windows": (), "run_times": ()} | options
-        result = Drift(OnlineMMD(64, 5), streams=30, **asked).run(subject)
+        result = Drift(OnlineMMD(64, 5), streams=15, **asked).run(subject)
         result.files[FILE](tmp_path / FILE)
         return result
 
@@ -244,8 +351,8 @@ def test_it_writes_a_detector_that_only_its_model_may_use(ask, tmp_path):
     assert detector.time == 0
     assert any(f"ckpt_path={tmp_path / 'best.ckpt'} plate=PLATE drift={FILE}" in note for note in result.notes)
     crossed = result.tables["harm_and_alarm"].set_index("streams")
-    assert crossed.loc["harmful", ["alarm", "no alarm"]].tolist() == [30, 0]
-    assert "found 30 of 30 (100 %) harmful streams of 12 images" in result.verdict
+    assert crossed.loc["harmful", ["alarm", "no alarm"]].tolist() == [15, 0]
+    assert "found 15 of 15 (100 %) harmful streams of 12 images" in result.verdict
     assert "in-control run length" in result.verdict.lower()
     assert result.tables["conditions"]["control r"].tolist() == pytest.approx([0.1] * 3)
     for figure in result.figures.values():
@@ -264,13 +371,40 @@ def test_wells_that_the_model_saw_are_no_reference(ask, tmp_path):
 
 
 def test_too_many_alarms_in_control_are_said_first(ask, caplog):
-    result = ask(offset=1.0)
+    result = ask(Data(offset=1.0))
     assert "alarms come over twice as often as promised" in caplog.text
     assert "below half of what was asked" in result.verdict
     assert result.notes[1].startswith("Alarms in control come over twice as often")
     good = ask()
     assert "kept" in good.verdict
     assert not any("twice as often" in note for note in good.notes)
+
+
+def test_every_image_is_seen_and_its_errors_are_of_the_crops_that_are_of_use(ask, tmp_path):
+    result = ask(Data(dropped=(3, 61, 75)))  # all crops of an image of each split
+    assert OnlineMMD.load(tmp_path / FILE).reference.shape == (70, D)
+    images = result.tables["per_image"].query("condition == 'clean'").set_index("id")
+    assert len(images) == WELLS
+    assert images["count error"].isna().sum() == 1
+    assert np.isnan(images.loc["p:test05_f75", "count error"])
+    assert images.loc["p:test05_f75", "group"] == "p:test05"
+    assert any(
+        note.startswith("3 images (of all conditions) without true objects, or with no crop") for note in result.notes
+    )
+
+
+def test_runs_along_a_plate_are_measured_where_wells_hold_several_fields(ask, tmp_path):
+    several = ask(Data(per_well=6, alike=1.5), length=4)
+    kept = OnlineMMD.load(tmp_path / FILE).in_control
+    assert kept["by_well"]
+    assert kept["steps"] / kept["alarms"] < 32, "64 were asked for"
+    assert "fields of a well together" in several.verdict
+    assert "below half of what was asked" in several.verdict
+    assert several.notes[1].startswith("Alarms in control come over twice as often")
+    assert any("a well's together" in note for note in several.notes)
+    one = ask()
+    assert not OnlineMMD.load(tmp_path / FILE).in_control["by_well"]
+    assert "together" not in one.verdict + " ".join(one.notes)
 
 
 def test_words_where_nothing_is_harmful_where_the_split_leaks_and_where_nothing_is_drawn(ask):
@@ -286,6 +420,10 @@ def test_words_where_nothing_is_harmful_where_the_split_leaks_and_where_nothing_
         ({"corruptions": {"defocus": [4], "rain": [1]}}, "there is no 'rain 1'"),
         ({"mishaps": ["coffee"]}, "there is no 'coffee'.* overfixed"),
         ({"streams": 1}, r"study\.streams is 1, at least 2"),
+        ({"readouts": ["cuont"]}, r"study\.readouts is \['cuont'\]: there is no 'cuont'; name some of count, area"),
+        ({"readouts": []}, r"study\.readouts is \[\]: without any, nothing could ever be harmful"),
+        ({"windows": [5, 1]}, r"study\.windows=\[5, 1\].* window at least 2"),
+        ({"run_times": [0.5]}, r"study\.run_times=\[0\.5\].* over 1 and finite"),
     ):
         with pytest.raises(ValueError, match=message):
             Drift(OnlineMMD(), **{"corruptions": {"defocus": [4]}} | changes)
@@ -293,13 +431,19 @@ def test_words_where_nothing_is_harmful_where_the_split_leaks_and_where_nothing_
         Drift(OnlineMMD(), {"defocus": [4]}, length=1)
 
 
-def test_reference_patches_are_plain_crops_of_unseen_wells(config):
+def test_intensities_are_refused_where_they_cannot_be_compared():
+    study = Drift(OnlineMMD(), {"defocus": [4]}, readouts=["count", "mean_intensity"])
+    study.check(Data())
+    with pytest.raises(ValueError, match=r"names mean_intensity, .* name count and area alone, or train with data"):
+        study.check(Data(comparable=False))
+
+
+def test_reference_patches_are_plain_crops_of_the_whole_grid(config):
     data, _ = _build(config(*PAIRS), None)
-    train = data.patches("train")
-    assert train.augment is not None
-    wells = sorted(data.groups("train"))[1:]
-    plain = unaugmented(train, set(wells))
-    assert {str(plain.reader.index["group"].iloc[row]) for row, _, _ in plain.windows} == set(wells)
+    rows = np.flatnonzero(data.index["split"] == "train").tolist()[1:]
+    plain = data.patches("test").plain(grid(data, rows))
+    assert {row for row, _, _ in plain.windows} == set(rows)
+    assert set(plain.windows) >= {window for window in data.patches("train").windows if window[0] in rows}
     row, y, x = plain.windows[0]
     item, counts, zoom = plain[0, 0], data.reader.image(row)[0].astype(float), data.zoom
     assert isinstance(zoom, Zoom)
@@ -317,7 +461,7 @@ def test_it_runs_from_end_to_end(runs, tmp_path, monkeypatch):
     with initialize_config_module("phenokeep.configs", version_base="1.3"):
         train(compose("train", [*SMALL, *PAIRS, f"runs={runs}", f"output_dir={tmp_path}", last]))
     arguments = _register_checkpoint([f"ckpt_path={tmp_path}/last.ckpt", "study=drift", "debug=tiny"])
-    arguments += [f"output_dir={tmp_path}/out", "data.plate.seed=6", "data.plate.wells=10", "study.mishaps=[overfixed]"]
+    arguments += [f"output_dir={tmp_path}/out", "data.plate.seed=6", "data.plate.wells=10", "study.mishaps=[not_fixed]"]
     arguments += [f"study.corruptions.{kind}={levels}" for kind, levels in KINDS.items()]
     arguments += ["study.detector.window=2", "study.detector.expected_run_time=8"]
     arguments += ["study.windows=[2]", "study.run_times=[8]", "study.streams=10", "study.length=2"]
@@ -331,6 +475,7 @@ def test_it_runs_from_end_to_end(runs, tmp_path, monkeypatch):
     detector.require({"checkpoint": hashlib.sha256((tmp_path / "last.ckpt").read_bytes()).hexdigest(), "pool": "mean"})
     assert len(detector.reference) == 8
     conditions = pd.read_csv(tmp_path / "out/conditions.csv")
-    assert conditions["condition"].tolist() == ["clean", "defocus 4", "overfixed"]
+    assert conditions["condition"].tolist() == ["clean", "defocus 4", "not fixed"]
+    assert pd.read_csv(tmp_path / "out/fixed_or_not.csv")["cells"].tolist() == ["fixed", "not fixed"]
     for name in ("report.html", "harm_against_alarm.png", "false_negatives.png", "run_lengths.png", "per_image.csv"):
         assert (tmp_path / "out" / name).stat().st_size > 500, name

@@ -17,6 +17,7 @@ import phenokeep
 from phenokeep import cli, predicting
 from phenokeep.checkpoint import read_checkpoint
 from phenokeep.datamodules.layouts import TableError
+from phenokeep.datamodules.pairs import Pairs
 from phenokeep.datamodules.scaling import Scaling
 from phenokeep.imaging.io import read_image, write_image
 from phenokeep.imaging.pixelsize import rescale
@@ -32,7 +33,9 @@ from phenokeep.run import _build, predict, train
 from phenokeep.studies.drift import OnlineMMD
 from phenokeep.studies.drift_files import DetectorError
 from phenokeep.studies.drift_runs import image_means
+from phenokeep.studies.drift_study import grid
 from phenokeep.studies.embedded import embedded
+from phenokeep.studies.predicted_stains import Watched, stain_report
 
 PAIRS = ("experiment=labelfree/nuclei", "data=virtual_pairs", "model.net.filters=4", "model.net.depth=2")
 RANGES = {"P": {"dic": [100.0, 1100.0], "nuclei": [200.0, 1200.0]}, "Q": {"nuclei": [300.0, 2300.0]}}
@@ -223,12 +226,16 @@ def detector(one, path, shift=0.0, **identity):
     return path
 
 
-def test_embeddings_are_those_of_the_studies(trained, one, config):
-    data, _ = _build(config(*PAIRS, "data.filters=null"), read_checkpoint(trained)["scaling"])
-    samples = data.patches("test")
+def test_embeddings_are_those_of_the_studies(trained, one, config, monkeypatch):
+    # Crops that data.filters drops, and fields of which it leaves none, are seen by predict all the same.
+    monkeypatch.setattr(Pairs, "_unfit", lambda self, row, y, x: "overexposed" if row % 2 or not x else None)
+    data, _ = _build(config(*PAIRS), read_checkpoint(trained)["scaling"])
+    rows = np.flatnonzero(data.index["split"] == "test").tolist()
+    samples = data.patches("test").plain(grid(data, rows))
+    assert len(samples) > len(data.patches("test"))
     found = embedded(one.model.cpu(), samples)
     means, names = image_means(found.values, found.fields)
-    assert len(found.fields) > len(names)
+    assert len(found.fields) > len(names) == len(rows)
     for mean, name in zip(means, names, strict=True):
         row = data.index["id"].tolist().index(name)
         own = one.embed(data.reader.image(row)[0], str(data.index["plate"].iloc[row]))
@@ -338,6 +345,28 @@ def test_flags_are_in_the_report_and_in_the_exit_code(trained, one, fields, monk
         page = (fields / "out/report.html").read_text()
         assert f"The drift detector flags {flagged} of them" in page
         assert page.count("drift: do not rely on this prediction") >= flagged > 0
+
+
+@pytest.mark.parametrize(
+    ("measured", "said"),
+    [
+        (
+            {"runs": 40, "alarms": 20, "steps": 196, "by_well": True},
+            "still alarmed once in 10 fields on average (20 alarms in 40 runs along held-out fields, a well's fields "
+            "together; asked for was once in 128 fields on average)",
+        ),
+        (
+            {"runs": 9, "alarms": 0, "steps": 54, "by_well": False},
+            "did not alarm (in 9 runs along held-out fields, one",
+        ),
+        (None, "asked to alarm once in 128 fields on average; whether it keeps that was not measured"),
+    ],
+)
+def test_false_alarms_are_said_as_they_were_measured(measured, said):
+    row = {"id": "a", "intensities": OWN, "drift_alarm": False, "drift_statistic": 0.0, "drift_threshold": 1.0}
+    images = lambda name: (np.eye(20, dtype=np.float32), [np.eye(20, dtype=np.float32)])  # noqa: E731
+    report = stain_report(pd.DataFrame([row]), images, ["dic"], ["nuclei"], Watched(10, 128, measured))
+    assert any(said in note for note in report.notes)
 
 
 def test_what_cannot_be_predicted_is_said_before_anything_is(trained, one, fields):

@@ -84,9 +84,9 @@ class StainPredictor(Trained):
     ) -> np.ndarray:
         """What the network's bottleneck holds of a whole field, D: the mean over its crops and over their pixels.
 
-        The crops are those of training's grid, none left out. This is what a drift detector observes
-        (studies/embedded.py with pool="mean", studies/drift_runs.image_means). Takes what `predict` takes; raises
-        ValueError, too, for an image smaller than a crop.
+        The crops are those of training's grid, none left out, whatever data.filters would drop. This is what a drift
+        detector observes (studies/drift_study.grid, embedded.py with pool="mean", drift_runs.image_means). Takes what
+        `predict` takes; raises ValueError, too, for an image smaller than a crop.
         """
         planes = resized(self._planes(image), self.resampling(pixel_size, rescale))
         self.check_crops(planes.shape[1:])

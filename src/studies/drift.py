@@ -18,13 +18,16 @@ from .mmd import MedianScale, kernel_scale, mmd2, observations, run_thresholds, 
 
 PER_SURVIVOR = 100  # bootstraps for each observation of expected run time
 LEVEL = 0.05  # p below which MMDTest reports drift
-SETTINGS = ("expected_run_time", "window", "bootstraps", "seed", "median_scale")
-# What a fitted detector holds: kind of number and shape (N reference rows, D dimensions, W window).
+IN_CONTROL = ("runs", "alarms", "steps", "by_well")  # what `in_control` holds, or nothing
+SETTINGS = ("expected_run_time", "window", "bootstraps", "seed", "median_scale", "components")
+# What a fitted detector holds: kind of number and shape (N reference rows, D dimensions, W window), and one of
+# `components`, too (E dimensions before the projection on D axes).
 ARRAYS = {
     "reference": ("f", "N D"), "scale": ("f", ""), "row_sums": ("f", "N"), "thresholds": ("f", "W"),
     "resets": ("i", ""), "time": ("i", ""), "order": ("i", "N"),
     "recent": ("f", "W D"), "between": ("f", "W W"), "across": ("f", "W"), "within": ("f", ""),
 }  # fmt: skip
+PROJECTION = {"centre": ("f", "E"), "axes": ("f", "D E")}
 
 
 class MMDResult(NamedTuple):
@@ -76,8 +79,10 @@ class OnlineMMD:
 
     The last `window` observations are compared with the reference; `bootstraps` windows of the reference calibrate
     the thresholds (default: 100 for each 1 of expected run time that must survive; with 10 the mean run differs by 12 %
-    between detectors). Runs are then geometric: their median is 0.69 of the mean. Raises ValueError on
-    settings that cannot be met. Source: Cobb et al. 2022 (AISTATS).
+    between detectors). Runs are then geometric: their median is 0.69 of the mean. `in_control` holds what was measured
+    of that promise (`drift_runs.RunLength`), where anything was. With `components` all is looked at along that many
+    principal axes of the reference. Raises ValueError on settings that cannot be met.
+    Source: Cobb et al. 2022 (AISTATS).
     """
 
     def __init__(
@@ -87,7 +92,10 @@ class OnlineMMD:
         bootstraps: int | None = None,
         seed: int = 0,
         median_scale: MedianScale = "alibi",
+        components: int | None = None,
     ) -> None:
+        if components is not None and components < 1:
+            raise ValueError(f"components is {components}: at least 1, or null for embeddings as they are")
         if not 1 < expected_run_time < math.inf or window < 2 or median_scale not in ("alibi", "paper"):
             raise ValueError(
                 f"expected_run_time={expected_run_time}, window={window}, median_scale={median_scale!r}: "
@@ -102,7 +110,9 @@ class OnlineMMD:
         self.expected_run_time, self.window, self.seed = expected_run_time, window, seed
         self.bootstraps = math.ceil(PER_SURVIVOR * needed) if bootstraps is None else bootstraps
         self.median_scale: MedianScale = median_scale
+        self.components = components
         self.identity: dict[str, Any] = {}
+        self.in_control: dict[str, Any] = {}
         self.reference: np.ndarray | None = None
 
     def fit(self, reference: np.ndarray, identity: dict[str, Any] | None = None) -> OnlineMMD:
@@ -113,6 +123,15 @@ class OnlineMMD:
         """
         size = 2 * self.window - 1
         reference, identity = observations(reference, "reference", least=size + 2), plain(identity or {})
+        if self.components is not None:
+            if self.components > min(len(reference) - 1, reference.shape[1]):
+                raise ValueError(
+                    f"components is {self.components}, and the reference has {len(reference)} rows of "
+                    f"{reference.shape[1]} dimensions: use at most {min(len(reference) - 1, reference.shape[1])}"
+                )
+            self.centre = reference.mean(axis=0)
+            self.axes = np.linalg.svd(reference - self.centre, full_matrices=False)[2][: self.components]
+        reference = self.project(reference)
         squared = pdist(reference, "sqeuclidean")
         scale = kernel_scale(squared, self.median_scale)
         kernel = squareform(np.exp(-squared / scale))
@@ -120,7 +139,7 @@ class OnlineMMD:
         extended = np.stack([rng.choice(len(reference), size, replace=False) for _ in range(self.bootstraps)])
         self.thresholds, _ = run_thresholds(window_statistics(kernel, extended), self.expected_run_time)
         self.scale, self.row_sums, self.resets = scale, kernel.sum(axis=1), 0
-        self.identity, self.reference = identity, reference
+        self.identity, self.in_control, self.reference = identity, {}, reference
         self.reset()
         return self
 
@@ -143,6 +162,10 @@ class OnlineMMD:
             if self._statistic() < self.thresholds[0]:
                 break
 
+    def project(self, x: np.ndarray) -> np.ndarray:
+        """Embeddings N E along the principal axes of the reference, N D; without `components` as they are."""
+        return np.asarray(x) if self.components is None else (np.asarray(x) - self.centre) @ self.axes.T
+
     def update(self, x: np.ndarray) -> DriftState:
         """Takes in one observation D, or B D in the order of the stream until the first alarm, and says what it finds.
 
@@ -150,7 +173,8 @@ class OnlineMMD:
         held against the same threshold. Raises ValueError on another D or values that are not finite.
         """
         reference = self._fitted()
-        for row in observations(np.atleast_2d(x), "x", least=1, dimensions=reference.shape[1]):
+        given = reference.shape[1] if self.components is None else len(self.centre)
+        for row in self.project(observations(np.atleast_2d(x), "x", least=1, dimensions=given)):
             self.between[:-1, :-1] = self.between[1:, 1:]
             self.between[-1, :-1] = self.between[:-1, -1] = self._kernel(self.recent[1:], row[None])[:, 0]
             self.recent = np.concatenate([self.recent[1:], row[None]])
@@ -172,25 +196,35 @@ class OnlineMMD:
     def state_dict(self) -> dict[str, Any]:
         """Settings and identity (plain values), and as NumPy arrays what was fitted and where the stream stands."""
         self._fitted()
-        arrays = {key: np.array(getattr(self, key)) for key in ARRAYS}
-        return {"settings": self._settings(), "identity": dict(self.identity), **arrays}
+        arrays = {key: np.array(getattr(self, key)) for key in self._arrays()}
+        return {
+            "settings": self._settings(),
+            "identity": dict(self.identity),
+            "in_control": dict(self.in_control),
+            **arrays,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on, bit for bit, where the saved detector stood. Raises DetectorError where the state does not fit."""
-        if missing := sorted({"settings", "identity", *ARRAYS} - set(state)):
+        if missing := sorted({"settings", "identity", *self._arrays()} - set(state)):
             raise DetectorError(f"this is no saved drift detector ({', '.join(missing)} missing): name another file")
-        if wrong := differences(state["settings"], self._settings()):
+        if wrong := differences({"components": None} | state["settings"], self._settings()):
             raise DetectorError(f"the saved drift detector has other settings ({wrong}): use those, or fit anew")
-        arrays = {key: np.array(state[key]) for key in ARRAYS}
+        arrays = {key: np.array(state[key]) for key in self._arrays()}
         sizes = dict(zip("ND", arrays["reference"].shape, strict=False)) | {"W": self.window}
-        for key, (kind, axes) in ARRAYS.items():
+        sizes["E"] = arrays["centre"].size if self.components is not None else 0
+        for key, (kind, axes) in self._arrays().items():
             shape = tuple(sizes.get(axis) for axis in axes.split())
             if arrays[key].dtype.kind != kind or arrays[key].shape != shape or not np.isfinite(arrays[key]).all():
                 raise DetectorError(f"the saved drift detector is damaged (its {key}): fit it anew (study=drift)")
         if (np.sort(arrays["order"]) != np.arange(sizes["N"])).any() or sizes["N"] < 2 * self.window + 1:
             raise DetectorError("the saved drift detector is damaged (its order): fit it anew (study=drift)")
+        in_control = plain(state.get("in_control", {}))  # files of before it was kept do not have it
+        if in_control and (set(in_control) != set(IN_CONTROL) or any(type(v) is str for v in in_control.values())):
+            raise DetectorError("the saved drift detector is damaged (its in_control): fit it anew (study=drift)")
         for key, value in arrays.items():
             setattr(self, key, value if value.ndim else value.item())
+        self.in_control = in_control
         self.identity = plain(state["identity"])
         self._outside = arrays["reference"][self.order[: 1 - 2 * self.window]]
 
@@ -211,6 +245,9 @@ class OnlineMMD:
 
     def _settings(self) -> dict[str, Any]:
         return plain({key: getattr(self, key) for key in SETTINGS})
+
+    def _arrays(self) -> dict[str, tuple[str, str]]:
+        return ARRAYS if self.components is None else ARRAYS | PROJECTION
 
     def _fitted(self) -> np.ndarray:
         if self.reference is None:

@@ -52,8 +52,12 @@ def harm_against_alarm(conditions: pd.DataFrame, readouts: Sequence[str], tolera
     return figure
 
 
-def false_negatives(streams: pd.DataFrame) -> Figure:
-    """A panel per corruption: the share of streams without an alarm, online and offline, against severity."""
+def false_negatives(streams: pd.DataFrame, conditions: pd.DataFrame) -> Figure:
+    """A panel per corruption: the share of streams without an alarm, online and offline, against severity.
+
+    Bars at the online shares are the intervals of `conditions`, where it has them.
+    """
+    limits = conditions.set_index("condition")[["alarm", "alarm low", "alarm high"]]
     families = list(dict.fromkeys(streams.loc[streams["kind"] == "corruption", "family"]))
     clean = streams[streams["condition"] == CLEAN]
     figure = Figure(figsize=(3.6 * len(families) + 0.4, 3.7), layout="constrained")
@@ -64,6 +68,8 @@ def false_negatives(streams: pd.DataFrame) -> Figure:
         x = shares.index.to_numpy()
         axes.bar(x, shares["harmful"], color=HARMFUL, alpha=0.25, width=0.8, label="harmful")
         axes.plot(x, 1 - shares["alarm"], "o-", color=COLOURS[0], linewidth=2, label="no alarm online")
+        alarm, low, high = limits.loc[own.groupby("severity")["condition"].first()].to_numpy().T
+        axes.errorbar(x, 1 - alarm, [high - alarm, alarm - low], fmt="none", ecolor=COLOURS[0], capsize=3)
         axes.plot(x, 1 - shares["offline alarm"], "s--", color=COLOURS[1], linewidth=1.6, label="no alarm offline")
         axes.set_title(family, fontsize=11.5)
         axes.set_xlabel("severity", fontsize=11)

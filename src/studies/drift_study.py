@@ -11,23 +11,24 @@ import pandas as pd
 
 from ..datamodules.corrupted import corrupted
 from ..datamodules.mishaps import drawn_plates, redrawn
-from ..datamodules.pair_patches import PairPatches
 from ..imaging.corruptions import SEVERITIES
 from ..imaging.microscope.lab_errors import LAB_ERRORS
-from .drift import MMDTest, OnlineMMD
+from ..metrics.readouts import READOUTS
+from .drift import IN_CONTROL, MMDTest, OnlineMMD
 from .drift_figures import false_negatives, harm_against_alarm, run_lengths
-from .drift_runs import achieved_run_length, image_means, orders
+from .drift_runs import achieved_run_length, image_means, streams_of
 from .drift_tables import (
     CLEAN,
     Condition,
     condition_table,
     finds,
+    fixed_or_not,
     harm_and_alarm,
     image_errors,
     separability_table,
     watch,
 )
-from .drift_words import captions, notes, verdict
+from .drift_words import captions, control_note, notes, verdict
 from .embedded import Pool, embedded
 from .judged import count
 from .result import StudyResult
@@ -35,7 +36,9 @@ from .subject import Study, Subject
 
 FEWEST_IMAGES = 50  # of the reference: with fewer its kernel matrix says little of what images look like
 POOL: Pool = "mean"
+OF_SHAPE = ("count", "area")  # the readouts that say something where intensities cannot be compared
 FILE = "drift_detector.npz"
+Window = tuple[int, int, int]
 MEND = (
     "draw a fresh plate (data.plate.seed=2027 data.plate.wells=300), or give more images of wells that the model was "
     "not trained on (data.root=...)"
@@ -45,13 +48,14 @@ MEND = (
 class Drift(Study):
     """Fits `detector` on images that the model was not trained on, keeps it as a file, and asks what it finds.
 
-    An observation is an image: the mean over its crops' pooled bottlenecks. Reference: training and validation split,
-    less the wells that the model saw. The test split is the stream, as it is and after `corruptions` (kind: severities
-    of table 9) and, where the microscope drew it, `mishaps` (imaging/microscope/lab_errors.py). `streams` random
-    streams of `length` images (null: as half of the test wells have), one image per well. A stream is harmful
-    where its mean relative error of any of `readouts` exceeds that of the clean images by more than `tolerance`.
-    `windows` and `run_times` (tables 10 and 11) are compared at defocus of `severity`. Raises ValueError for fewer than
-    50 reference images, and where the model was trained on test wells.
+    An observation is an image: the mean over its crops' pooled bottlenecks, over all of its grid, as `predict` sees it;
+    errors are of the crops that data.filters keeps, as in every study. Reference: training and validation split, less
+    the wells that the model saw. The test split is the stream, as it is and after `corruptions` (kind: severities of
+    table 9) and, where the microscope drew it, `mishaps` (imaging/microscope/lab_errors.py). `streams` random streams
+    of `length` images (null: as half of the test wells have), one image per well. A stream is harmful where its mean
+    relative error of any of `readouts` exceeds that of the clean images by more than `tolerance`. `windows` and
+    `run_times` (tables 10 and 11) are compared at defocus of `severity`. Raises ValueError for settings without a
+    meaning, for fewer than 50 reference images, and where the model was trained on test wells.
     """
 
     of_pairs = True
@@ -91,9 +95,28 @@ class Drift(Study):
                 "windows and run times are compared at a defocus that is there"
             )
 
+        if not readouts or (strange := [name for name in readouts if name not in READOUTS]):
+            wrong = f"there is no {strange[0]!r}" if readouts else "without any, nothing could ever be harmful"
+            raise ValueError(f"study.readouts is {list(readouts)}: {wrong}; name some of {', '.join(READOUTS)}")
+        try:
+            for window in windows:
+                OnlineMMD(detector.expected_run_time, window)
+            for time in run_times:
+                OnlineMMD(time, detector.window)
+        except ValueError as error:
+            raise ValueError(
+                f"study.windows={list(windows)}, study.run_times={list(run_times)}: no detector can be of all ({error})"
+            ) from error
+
     def check(self, datamodule: Any) -> None:
-        """Refuses data without targets or without test patches."""
+        """Refuses data without targets or without test patches, and intensities that cannot be compared."""
         super().check(datamodule)
+        intensities = [name for name in self.readouts if name not in OF_SHAPE]
+        if intensities and not datamodule.comparable:
+            raise ValueError(
+                f"study.readouts names {', '.join(intensities)}, and these data's intensities cannot be compared "
+                f"(data.scaling=paper): name {' and '.join(OF_SHAPE)} alone, or train with data.scaling=plate"
+            )
         datamodule.patches("test")
 
     def run(self, subject: Subject) -> StudyResult:
@@ -106,31 +129,44 @@ class Drift(Study):
                 f"images are no stream to come: {MEND}"
             )
         identity = self._identity(origin.path)
-        reference = self._reference(subject, origin.wells)
-        detector = self.detector.fit(reference, identity)
+        held_out = self._reference_rows(data, origin.wells)
         following = self._conditions(subject)
         clean = next(following)
+        reference = self._reference(subject, held_out)
+        detector = self.detector.fit(reference, identity)
         wells = list(clean.images["group"])
-        streams = orders(wells, self.streams, self.length or max(len(set(wells)) // 2, 2), self.seed)
+        streams = streams_of(wells, self.streams, self.length or max(len(set(wells)) // 2, 2), self.seed)
         conditions = [clean, *following]
-        achieved = achieved_run_length(detector, clean.values, self.streams, self.seed)
-        rows = watch(detector, MMDTest(reference), conditions, streams, self.readouts, self.tolerance)
+        achieved = [achieved_run_length(detector, clean.values, self.streams, self.seed)]
+        if len(set(wells)) < len(wells):
+            achieved.append(achieved_run_length(detector, clean.values, self.streams, self.seed, wells))
+        detector.in_control = {name: getattr(achieved[-1], name) for name in IN_CONTROL}
+        rows = watch(
+            detector, MMDTest(detector.project(reference)), conditions, streams.shown, self.readouts, self.tolerance
+        )
+        left = [watch(detector, None, conditions, order, self.readouts, self.tolerance) for order in streams.left]
         defocused = {c.severity: c.values for c in conditions if c.family == "defocus"}
         separated = separability_table(
-            detector, clean.values, defocused, streams, self.windows, self.run_times, self.severity, self.seed
+            detector,
+            reference,
+            clean.values,
+            defocused,
+            streams,
+            self.windows,
+            self.run_times,
+            self.severity,
+            self.seed,
         )
-        crossed = harm_and_alarm(rows)
-        aucs = {
-            "harmful": finds(rows, rows["harmful"].to_numpy()),
-            "corrupted": finds(rows, (rows["condition"] != CLEAN).to_numpy()),
-        }
+        crossed = harm_and_alarm(rows, left)
+        aucs = {label: finds(rows, label, left) for label in ("harmful", "corrupted")}
         tables = {
             "harm_and_alarm": crossed,
-            "conditions": condition_table(rows, conditions, self.readouts),
+            "conditions": condition_table(rows, conditions, self.readouts, left),
             "separability": separated,
             "told_apart": pd.DataFrame(
                 [{"streams told apart": f"{name} from not {name}", **auc} for name, auc in aucs.items()]
             ),
+            **({"fixed_or_not": fixed_or_not(rows, left)} if "not_fixed" in set(rows["family"]) else {}),
             "streams": rows,
             "per_image": pd.concat([c.images.assign(condition=c.name) for c in conditions], ignore_index=True),
         }
@@ -142,11 +178,19 @@ class Drift(Study):
             tables=tables,
             figures={
                 "harm_against_alarm": harm_against_alarm(tables["conditions"], self.readouts, self.tolerance),
-                "false_negatives": false_negatives(rows),
+                "false_negatives": false_negatives(rows, tables["conditions"]),
                 "run_lengths": run_lengths(rows, detector.expected_run_time),
             },
             main="harm_and_alarm",
-            captions=captions(streams.shape, len(conditions), self.readouts, self.tolerance, self.severity, leaky),
+            captions=captions(
+                streams.shown.shape,
+                len(conditions),
+                self.readouts,
+                self.tolerance,
+                self.severity,
+                "fixed_or_not" in tables,
+                leaky,
+            ),
             notes=[
                 f"The fitted detector is {FILE} beside this page: python predict.py ckpt_path={origin.path} "
                 f"plate=PLATE drift={FILE} flags images like those that it alarms at.",
@@ -159,26 +203,35 @@ class Drift(Study):
                     bool(self.mishaps) and not drawn,
                     leaky,
                 ),
+                *control_note(tables["conditions"]),
             ],
-            verdict=verdict(crossed, aucs, achieved, streams.shape[1], leaky),
+            verdict=verdict(crossed, aucs, achieved[-1], streams.shown.shape[1], leaky),
             files={FILE: detector.save},
         )
 
-    def _reference(self, subject: Subject, seen: frozenset[str]) -> np.ndarray:
-        """Embeddings N D of the images of training and validation split that the model was not trained on."""
-        assert subject.module is not None
-        data, module, parts = subject.datamodule, subject.module(None), []
-        left = {split: [well for well in data.groups(split) if well not in seen] for split in ("train", "val")}
-        fields = data.index["group"].isin([*left["train"], *left["val"]]).to_numpy().sum()
-        needed = max(FEWEST_IMAGES, 2 * self.detector.window + 1)
+    def _reference_rows(self, data: Any, seen: frozenset[str]) -> dict[str, list[int]]:
+        """Rows of the index, by split, of the images of training and validation that the model was not trained on."""
+        index, rows = data.index, {}
+        for split in ("train", "val"):
+            # Wells of which data.filters keeps no crop are the detector's, too; those beside data.train_only are not.
+            asked = set(data.groups(split)) if data.train_only else set(index["group"])
+            chosen = (index["split"] == split) & index["group"].isin(asked - seen)
+            rows[split] = np.flatnonzero(chosen).tolist()
+        fields = sum(map(len, rows.values()))
+        needed = max(FEWEST_IMAGES, 2 * self.detector.window + 1, (self.detector.components or 0) + 1)
         if fields < needed:
             raise ValueError(
-                f"{count(int(fields), 'image')} of training and validation split are of wells that the model was not "
+                f"{count(fields, 'image')} of training and validation split are of wells that the model was not "
                 f"trained on, and a reference needs {needed}: {MEND}"
             )
-        for split in (split for split, wells in left.items() if wells):
-            samples = unaugmented(data.patches(split), set(left[split]))
-            found = embedded(module, samples, POOL)
+        return rows
+
+    def _reference(self, subject: Subject, rows: dict[str, list[int]]) -> np.ndarray:
+        """Embeddings N D of the images in these rows, by split, as an evaluation sees them."""
+        assert subject.module is not None
+        data, module, parts = subject.datamodule, subject.module(None), []
+        for own in filter(None, rows.values()):
+            found = embedded(module, data.patches("test").plain(grid(data, own)), POOL)
             parts.append(image_means(found.values, found.fields)[0])
         return np.concatenate(parts)
 
@@ -191,26 +244,31 @@ class Drift(Study):
 
     def _conditions(self, subject: Subject) -> Iterator[Condition]:
         """The test images clean, corrupted, and redrawn after what goes wrong in a laboratory."""
-        test = subject.datamodule.patches("test")
-        yield self._condition(subject, test, CLEAN, CLEAN, 0)
+        data = subject.datamodule
+        test, whole = data.patches("test"), grid(data, np.flatnonzero(data.index["split"] == "test").tolist())
+        yield self._condition(subject, test, whole, CLEAN, CLEAN, 0)
         for kind, severities in self.corruptions.items():
             for severity in severities:
-                yield self._condition(subject, corrupted(test, kind, severity), "corruption", kind, severity)
-        for mishap in self.mishaps if drawn_plates(subject.datamodule) else ():
-            yield self._condition(subject, redrawn(subject.datamodule, mishap), "lab error", mishap, 0)
+                yield self._condition(subject, corrupted(test, kind, severity), whole, "corruption", kind, severity)
+        for mishap in self.mishaps if drawn_plates(data) else ():
+            yield self._condition(subject, redrawn(data, mishap), whole, "lab error", mishap, 0)
 
-    def _condition(self, subject: Subject, samples: Any, kind: str, family: str, severity: int) -> Condition:
+    def _condition(
+        self, subject: Subject, samples: Any, whole: list[Window], kind: str, family: str, severity: int
+    ) -> Condition:
+        """Errors of `samples` and embeddings of their images' `whole` grid; NaN where an image has no sample."""
         assert subject.judge is not None
         assert subject.module is not None
-        found = embedded(subject.module(None), samples, POOL)
+        fields = {samples.name(number): samples.field(number) for number in range(len(samples))}
+        errors = image_errors(subject.judge(None, samples), fields, self.readouts)
+        found = embedded(subject.module(None), samples.plain(whole), POOL)
         values, names = image_means(found.values, found.fields)
-        crops = subject.judge(None, samples)
-        images = image_errors(crops, dict(zip(found.ids, found.fields, strict=True)), self.readouts)
+        images = errors.drop(columns="group").set_index("id").reindex(sorted(names)).rename_axis("id").reset_index()
+        images.insert(1, "group", images["id"].map(dict(zip(found.fields, found.groups, strict=True))))
         order = {name: row for row, name in enumerate(names)}
         return Condition(kind, family, severity, values[[order[name] for name in images["id"]]], images)
 
 
-def unaugmented(samples: PairPatches, wells: set[str]) -> PairPatches:
-    """The patches of these wells as an evaluation sees them, of a split that training augments."""
-    groups = samples.reader.index["group"]
-    return samples.plain([window for window in samples.windows if groups.iloc[window[0]] in wells])
+def grid(data: Any, rows: list[int]) -> list[Window]:
+    """All windows (row, y, x) of the fields in these rows of the index, as `predict` embeds them: none filtered."""
+    return [(row, y, x) for row in rows for y, x in data.zoom.windows(data.reader.image(row)[0].shape)]

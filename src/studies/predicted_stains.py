@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -11,6 +12,7 @@ import pandas as pd
 from PIL import Image
 
 from .gallery import GAP, PANEL, SHOWN
+from .overlay import colours, overlay, together
 from .result import Picture, StudyResult
 
 PICTURES = 40  # so that a page of a whole screen can still be sent
@@ -18,18 +20,29 @@ PICTURES = 40  # so that a page of a whole screen can still be sent
 Images = Callable[[str], tuple[np.ndarray, list[np.ndarray]]]
 
 
+class Watched(NamedTuple):
+    """What a drift detector compares (fields), promises (fields between false alarms), and was measured to keep.
+
+    `in_control` as `studies.drift.OnlineMMD` holds it; empty where nothing was measured.
+    """
+
+    window: int
+    expected_run_time: float
+    in_control: Mapping[str, Any]
+
+
 def stain_report(
     fields: pd.DataFrame,
     images: Images,
     sources: Sequence[str],
     targets: Sequence[str],
-    watched: tuple[int, float] | None = None,
+    watched: Watched | None = None,
     loss: str = "",
 ) -> StudyResult:
     """Report on predicted stains from a row per field (inference/stain_plate.py); `images(id)` gives source and stains.
 
-    `watched` are window and expected run time of the drift detector, where there was one; `loss` is the class that the
-    model was trained with. Fields that the detector flagged are shown first.
+    `watched` says what the drift detector is, where there was one; `loss` is the class that the model was trained with.
+    Fields that the detector flagged are shown first.
     """
     shown = fields
     verdict = f"{', '.join(targets)} predicted from {', '.join(sources)} for {len(fields)} fields."
@@ -76,7 +89,7 @@ def _caption(fields: pd.DataFrame, watched: bool) -> str:
     return " ".join(parts)
 
 
-def _notes(fields: pd.DataFrame, targets: Sequence[str], watched: tuple[int, float] | None, loss: str) -> list[str]:
+def _notes(fields: pd.DataFrame, targets: Sequence[str], watched: Watched | None, loss: str) -> list[str]:
     notes = [
         "No stain was measured here: these pictures are what a model expects. How well it predicts, study=translation "
         "says, on pairs of the same cells and microscope that training did not see."
@@ -108,30 +121,55 @@ def _notes(fields: pd.DataFrame, targets: Sequence[str], watched: tuple[int, flo
             "metrics=translation and metrics.readouts.metric.organelle of this stain."
         )
     if watched:
-        window, run_time = watched
         notes.append(
-            f"The detector compares the last {window} fields with those it was fitted on. So an alarm comes some "
-            "fields after a change, and the unflagged ones just before it may have changed, too. Where nothing changes "
-            f"it still alarms once in {run_time:g} fields on average, and then flags some in a row. It sees changes of "
-            "the images, not every wrong prediction."
+            f"The detector compares the last {watched.window} fields with those it was fitted on. So an alarm comes "
+            "some fields after a change, and the unflagged ones just before it may have changed, too. "
+            f"{_false(watched)} After one it flags some in a row. It sees changes of the images, not every wrong "
+            "prediction."
         )
     return notes
 
 
+def _false(watched: Watched) -> str:
+    """How often the detector alarms where nothing changes: as it was measured, else as it was asked."""
+    asked, measured = f"once in {watched.expected_run_time:g} fields on average", watched.in_control
+    if not measured:
+        return f"Where nothing changes it was asked to alarm {asked}; whether it keeps that was not measured."
+    order = ", a well's fields together" if measured["by_well"] else ", one after the other in random order"
+    seen = f"{measured['runs']} runs along held-out fields{order}; asked for was {asked}"
+    if not measured["alarms"]:
+        return f"Where nothing had changed it did not alarm (in {seen})."
+    mean, seen = measured["steps"] / measured["alarms"], f"{measured['alarms']} alarms in {seen}"
+    return f"Where nothing had changed it still alarmed once in {mean:.0f} fields on average ({seen})."
+
+
 def _pictures(shown: pd.DataFrame, images: Images, source: str, targets: Sequence[str]) -> list[Picture]:
-    """Source and predicted stains of each field side by side; a target has one grey scale in all pictures."""
-    panels = [[_small(image, len(targets)) for image in (given, *drawn)] for given, drawn in map(images, shown["id"])]
+    """Source and predicted stains of each field side by side, then several in colours; a target has one scale in all.
+
+    See `overlay.together` for which targets are in colours.
+    """
+    joint = together(targets)
+    across = len(targets) + 1 + bool(joint)
+    panels = [[_small(image, across) for image in (given, *drawn)] for given, drawn in map(images, shown["id"])]
     scales = [np.percentile(np.concatenate([row[n].ravel() for row in panels]), SHOWN) for n in range(len(targets) + 1)]
     stains = ", ".join(targets)
     legend = f"Left: {source}, in its own grey scale. Then predicted: {stains}, in one grey scale for all fields."
+    if joint:
+        key = ", ".join(f"{name} {colour}" for name, colour in colours(joint).items())
+        legend += f" Right: together, in the same scale ({key})."
     pictures = []
     for (_, field), row in zip(shown.iterrows(), panels, strict=True):
         scales[0] = np.percentile(row[0], SHOWN)
-        greys = [_grey(panel, *scale) for panel, scale in zip(row, scales, strict=True)]
-        gap = np.full((greys[0].shape[0], GAP), 255, np.uint8)
-        joined = np.hstack([part for panel in greys for part in (gap, panel)][1:])
-        buffer = io.BytesIO()
-        Image.fromarray(joined).save(buffer, format="PNG", optimize=True)
+        parts = [_grey(panel, *scale) for panel, scale in zip(row, scales, strict=True)]
+        if joint:
+            places = {name: 1 + targets.index(name) for name in joint}
+            coloured = overlay({n: row[at] for n, at in places.items()}, {n: scales[at] for n, at in places.items()})
+            parts = [np.repeat(grey[..., None], 3, axis=2) for grey in parts] + [_grey(coloured, 0.0, 1.0)]
+        gap = np.full((parts[0].shape[0], GAP, *parts[0].shape[2:]), 255, np.uint8)
+        joined = np.hstack([part for panel in parts for part in (gap, panel)][1:])
+        picture, buffer = Image.fromarray(joined), io.BytesIO()
+        # Of 256 colours a file is a third smaller, and looks the same.
+        (picture.quantize(256) if joint else picture).save(buffer, format="PNG", optimize=True)
         pictures.append(Picture(_title(field, targets), legend, buffer.getvalue()))
     return pictures
 
@@ -142,9 +180,9 @@ def _title(field: pd.Series, targets: Sequence[str]) -> str:
     return ": ".join(filter(None, (str(field["id"]), ", ".join(flagged + counts))))
 
 
-def _small(image: np.ndarray, stains: int) -> np.ndarray:
-    """Y X averaged so that source and stains, side by side, fit three panels' width."""
-    scale = min(1.0, 3 * PANEL / (stains + 1) / image.shape[1])
+def _small(image: np.ndarray, across: int) -> np.ndarray:
+    """Y X averaged so that so many panels, side by side, fit three panels' width."""
+    scale = min(1.0, 3 * PANEL / across / image.shape[1])
     size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
     return cv2.resize(image.astype(np.float32), size, interpolation=cv2.INTER_AREA)
 
