@@ -14,6 +14,7 @@ from phenokeep.imaging.tiles import Zoom
 from phenokeep.run import evaluate, train
 from phenokeep.studies import crossed
 from phenokeep.studies.agreement import agreement
+from phenokeep.studies.crossed_report import notes as crossed_notes
 from phenokeep.studies.learning_curve import LearningCurve
 from phenokeep.studies.phenotype_transfer import PhenotypeTransfer
 from phenokeep.studies.scaling import Scaling
@@ -234,6 +235,15 @@ def test_phenotypes_are_those_of_the_index_and_of_the_wells_trained_on():
     data.index = data.index.drop(columns="phenotype")
     with pytest.raises(ValueError, match=r"no column phenotype; its columns are id, group, split.*cell_lines"):
         PhenotypeTransfer(None).check(data)
+
+
+def test_intensities_in_units_of_their_own_are_told_with_both_reasons():
+    asked = subject(None, {"own": TRAIN_WELLS})
+    asked.datamodule.comparable = False
+    (note,) = (n for n in crossed_notes(asked, table(0.5).assign(checkpoint="own", kind="network", run=1), 12, 9, 0)
+               if "not comparable" in n)  # fmt: skip
+    assert "data.scaling=paper" in note
+    assert "data.prepare" in note
 
 
 def test_tables_of_other_images_or_without_readouts_are_refused():

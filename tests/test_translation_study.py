@@ -5,14 +5,24 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from scipy import stats
 
+from phenokeep.callbacks.metrics import Measured
 from phenokeep.callbacks.pictures import draw_grid
 from phenokeep.checkpoint import CheckpointError, read_checkpoint
+from phenokeep.datamodules.pair_patches import PairPatches
+from phenokeep.datamodules.patches import FieldReader
+from phenokeep.datamodules.scaling import Scaling
+from phenokeep.imaging.tiles import Zoom
 from phenokeep.methods import Methods, check_fits
+from phenokeep.metrics import Readouts
 from phenokeep.models.fills import OtherImage
+from phenokeep.models.image_losses import Pearson
+from phenokeep.models.nets.labelfree_unet import LabelfreeUNet
+from phenokeep.models.translator import Translator
 from phenokeep.run import _build, evaluate, train
 from phenokeep.studies.mask_area import MaskArea
 from phenokeep.studies.mask_shape import MaskShape
@@ -20,6 +30,7 @@ from phenokeep.studies.restoration import Restoration
 from phenokeep.studies.restore_or_exclude import RestoreOrExclude
 from phenokeep.studies.subject import Subject
 from phenokeep.studies.translation import Translation
+from phenokeep.studies.whole_fields import WholeFields
 
 PAIRS = ("experiment=labelfree/nuclei", "data=virtual_pairs")
 INTENSITIES = ["total_intensity", "mean_intensity"]
@@ -38,18 +49,26 @@ def table(method="Translator", wells=10, per=3, skill=1.0):
     return pd.DataFrame(rows).assign(method=method)
 
 
-def example(ids):
-    rng = np.random.default_rng(0)
-    names = ("source", "prediction", "target")
-    return {name: {key: rng.random((32, 32), dtype=np.float32) for key in names} for name in ids}
+class Drawing:
+    """A model that draws every target at 0.8 of its light."""
+
+    def cpu(self):
+        return self
+
+    def test_step(self, batch, batch_idx):
+        return {"prediction": 0.8 * batch["target"]}
 
 
-def ask(wells=10, leaky=False, comparable=True, change=lambda table: table, **options):
+def ask(wells=10, leaky=False, comparable=True, change=lambda table: table, targets=("nuclei",), **options):
     def judge(name, samples=None):
         return change(table(name or "Translator", wells, skill=0.0 if name else 1.0))
 
-    data = SimpleNamespace(of_pairs=True, comparable=comparable, targets=["nuclei"])
-    subject = Subject(data, judge=judge, example=example, leaky_split=leaky)
+    def samples(split, ids):
+        return {name: torch.rand(len(ids), planes, 32, 32) for name, planes in shapes.items()}
+
+    shapes = {"source": 1, "target": len(targets)}
+    data = SimpleNamespace(of_pairs=True, comparable=comparable, targets=list(targets), samples=samples)
+    subject = Subject(data, judge=judge, module=lambda name: Drawing(), leaky_split=leaky)
     return Translation(n_bootstrap=300, **options).run(subject)
 
 
@@ -109,6 +128,7 @@ def test_intensities_stretched_by_image_are_not_compared():
     assert numbers.loc[INTENSITIES, ["Pearson", "bias", "concordance low"]].isna().all(axis=None)
     assert numbers.loc[["count", "area"], "Pearson"].notna().all()
     assert any("data.scaling=plate" in note for note in result.notes)
+    assert any("or data.prepare changes it by itself" in note for note in result.notes), "it holds for Golgi, too"
     for name, figure in result.figures.items():
         FigureCanvasAgg(figure).draw()
         titles = " ".join(axes.get_title() for axes in figure.axes)
@@ -124,6 +144,78 @@ def test_pictures_are_best_median_and_worst(result):
     assert "examples" not in ask(pictures=0).figures
     with pytest.raises(ValueError, match="best, median and worst"):
         Translation(pictures=2)
+
+
+@pytest.mark.parametrize(
+    ("targets", "together"), [(["er", "control", "nuclei"], ["ER", "nuclei"]), (["nuclei", "control"], None)]
+)
+def test_several_stains_are_one_picture_without_the_control(targets, together):
+    figures = ask(targets=targets).figures
+    assert ("combined" in figures) == bool(together)
+    if together:
+        (legend,) = figures["combined"].legends
+        assert [text.get_text() for text in legend.get_texts()] == together
+        assert len(figures["combined"].axes) == 6
+        predicted, true = (axes.images[0].get_array() for axes in figures["combined"].axes[:2])
+        assert 0 < predicted.sum() < true.sum(), "in the range of the true image"
+
+
+def test_overlap_is_held_against_the_true_one_where_it_is_measured():
+    result = ask(change=lambda own: own.assign(**{
+        f"overlap/{name}_{side}": own[f"readouts/count_{side}"] * size
+        for name, size in {"share": 0.02, "jaccard": 0.01}.items() for side in ("predicted", "true")
+    }))  # fmt: skip
+    found = result.tables["overlap"].set_index(["method", "readout"])
+    made = table()
+    truth = stats.pearsonr(made["readouts/count_predicted"], made["readouts/count_true"]).statistic
+    assert found.loc[("Translator", "share"), "Pearson"] == pytest.approx(truth)
+    assert found.loc[("other_image", "share"), "Pearson"] < 0.5
+    bias = (made["readouts/count_predicted"] - made["readouts/count_true"]).mean()
+    assert found.loc[("Translator", "jaccard"), "bias"] == pytest.approx(0.01 * bias)
+    assert [axes.get_title().split("\n")[0] for axes in result.figures["overlap_scatter"].axes] == [
+        "share of nuclear area under ER",
+        "Jaccard index of nuclei and ER",
+    ]
+    assert "overlap" not in ask().tables
+
+
+@pytest.mark.parametrize("crop", [64, 48])
+def test_whole_fields_of_any_size_are_drawn_and_measured_as_one(crop, tmp_path):
+    rng, rows, count = np.random.default_rng(0), [], [1, 2, 3, 4]
+    for number, shape in enumerate([(150, 170), (150, 170), (131, 205), (131, 205)]):
+        stain = np.zeros(shape, np.uint16)
+        for place in range(count[number]):  # squares on the border of the crops
+            stain[56:72, 4 + 30 * place : 20 + 30 * place] = 1000
+        row = {"id": f"f{number}", "group": f"p:{number}", "plate": "p", "pixel_size": 0.5}
+        for name, image in {"dic": rng.integers(0, 4000, shape).astype(np.uint16), "nuclei": stain}.items():
+            tifffile.imwrite(tmp_path / f"{number}_{name}.tif", image)
+            row[f"image_{name}"] = tmp_path / f"{number}_{name}.tif"
+        rows.append(row)
+    reader, zoom = FieldReader(pd.DataFrame(rows), ["dic", "nuclei"], None), Zoom(crop, crop, 64)
+    windows = [(row, y, x) for row in range(4) for y, x in zoom.windows(reader.image(row)[0].shape)]
+    patches = PairPatches(reader, windows, zoom, Scaling("image"), sources=1, seed=0)
+    torch.manual_seed(0)
+    model = Translator(LabelfreeUNet(filters=2, depth=2), Pearson()).eval()
+    made = {None: model, "other_image": OtherImage()}
+    metrics = {"readouts": Measured(Readouts("mask"), ["prediction", "target"])}
+    subject = Subject(SimpleNamespace(patches=lambda split: patches), module=made.get, metrics=metrics)
+    fields = WholeFields(subject)
+    table = fields.judge("other_image")
+    assert table["id"].tolist() == ["f0", "f1", "f2", "f3"]
+    assert table["readouts/count_true"].tolist() == count
+    assert table["readouts/count_predicted"].tolist() == [2, 1, 4, 3], "the null is of the same size and another well"
+    border, divisor = model.net.border, model.net.divisor
+    for name in ("f0", "f2"):
+        batch = fields.batch(name)
+        height, width = batch["source"].shape[2:]
+        assert (height, width) == tuple(round(side * 64 / crop) for side in reader.image(int(name[1]))[0].shape)
+        assert batch["pixel_size"].tolist() == [[pytest.approx(0.5 * crop / 64)] * 2]
+        beyond = [(border, border + -side % divisor) for side in (height, width)]
+        padded = np.pad(batch["source"][0, 0].numpy(), beyond, mode="reflect")[None, None]
+        with torch.inference_mode():
+            expected = model(torch.from_numpy(padded))[..., border : border + height, border : border + width]
+        torch.testing.assert_close(fields.predict(model, batch), expected, rtol=0, atol=1e-5)
+    assert fields.judge(None)["method"].tolist() == ["Translator"] * 4
 
 
 def test_tables_without_the_metrics_are_refused():
@@ -172,18 +264,25 @@ def trained(runs, tmp_path_factory):
     return folder / "last.ckpt"
 
 
-def test_it_trains_and_judges_from_end_to_end(trained, tmp_path):
+@pytest.mark.parametrize("over", ["images", "fields"])
+def test_it_trains_and_judges_from_end_to_end(trained, tmp_path, over):
     from hydra import compose, initialize_config_module
 
     from phenokeep.cli import _register_checkpoint
 
-    arguments = _register_checkpoint([f"ckpt_path={trained}", "debug=tiny", "study.n_bootstrap=50"])
+    more = ["study=translation", "study.over=fields"] if over == "fields" else []
+    arguments = _register_checkpoint([f"ckpt_path={trained}", "debug=tiny", *more, "study.n_bootstrap=50"])
     with initialize_config_module("phenokeep.configs", version_base="1.3"):
         cfg = compose("eval", [*arguments, f"output_dir={tmp_path}"])
     results = evaluate(cfg)
     images = pd.read_csv(tmp_path / "per_image.csv")
     own = images[images["method"] == "Translator"]
-    assert results["test/pearson/mse"] == pytest.approx(own["pearson/mse"].mean())
+    if over == "images":
+        assert results["test/pearson/mse"] == pytest.approx(own["pearson/mse"].mean())
+    else:
+        assert not own["id"].str.contains("_y").any()
+        assert "whole image" in (tmp_path / "report.html").read_text()
+    assert set(pd.read_csv(tmp_path / "agreement.csv")["over"]) == {over}
     methods = pd.read_csv(tmp_path / "methods.csv").set_index("method")
     assert methods.loc["Translator", "MSE"] == pytest.approx(own["pearson/mse"].mean())
     for name in ("report.html", "scatter.png", "bland_altman.png", "violins.png", "examples.png", "agreement.csv"):

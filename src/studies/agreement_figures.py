@@ -16,6 +16,8 @@ from matplotlib.ticker import MaxNLocator
 
 from .agreement import paired, sides
 from .figures import COLOURS, INK, MARKERS, MODEL_COLOUR, tidy
+from .overlay import COLOURS as LIGHTS
+from .overlay import SPELLED, colours, overlay
 
 LABELS = {
     "count": "objects",
@@ -26,16 +28,7 @@ LABELS = {
 SHOWN = {"Pearson": "Pearson r", "Spearman": "Spearman", "slope": "slope", "concordance": "Lin's conc."}
 TRUE_COLOUR = "#555555"
 FEWEST_FOR_VIOLIN = 5  # values below which a density is invented: dots alone
-# Light is added: where organelles lie over each other their colours mix towards white.
-ORGANELLE_COLOURS = {
-    "nuclei": (0.15, 0.45, 1.0),
-    "er": (0.1, 0.8, 0.3),
-    "golgi": (1.0, 0.25, 0.35),
-    "gfp": (0.75, 0.65, 0.1),
-}
 BOX = {"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 2}
-SPELLED = {"er": "ER", "golgi": "Golgi", "gfp": "GFP"}
-OTHER_COLOUR = (0.8, 0.3, 0.9)
 
 
 def scatter(
@@ -103,11 +96,14 @@ def violins(
     by: str = "group",
     labels: Mapping[str, str] = LABELS,
 ) -> Figure:
-    """A panel per readout: the true values of each group (well, phenotype) left, the predicted ones right of it.
+    """A panel per readout: the true values of all images left, the predicted ones right of them; then by well.
 
-    Dots are images, bars medians; fewer than 5 values get no violin. n is how many images had something to measure.
+    Wells of fewer than 5 images are left out; other groups (`by`, such as phenotype) are all shown, without a violin
+    where they have fewer than 5 values. Dots are images, bars medians. n is how many images had something to measure.
     """
-    groups = sorted(images[by].dropna().astype(str).unique())
+    sizes = images[by].dropna().astype(str).value_counts()
+    own = sorted(sizes.index[sizes >= FEWEST_FOR_VIOLIN] if by == "group" else sizes.index)
+    groups = ["all", *own]
     wide = len(groups) > 6
     figure, panels = _panels(len(names), min(1.6 + 0.75 * len(groups), 16) if wide else 4.9, 3.4, 1 if wide else 2)
     rng = np.random.default_rng(0)
@@ -115,14 +111,14 @@ def violins(
         pair = sides(images, metric, name)
         for place, group in enumerate(groups):
             for left, values, colour in zip((False, True), pair, (MODEL_COLOUR, TRUE_COLOUR), strict=True):
-                known = values[images[by].astype(str) == group].dropna().to_numpy(dtype=float)
-                _half_violin(axes, place, known, left, colour, rng)
+                known = values[images[by].astype(str) == group] if place else values
+                _half_violin(axes, place, known.dropna().to_numpy(dtype=float), left, colour, rng)
         n_predicted, n_true = (int(values.notna().sum()) for values in pair)
         title = f"{labels.get(name, name)}\nn = {n_true} images true, {n_predicted} predicted"
         axes.set_title(title, fontsize=10.5, parse_math=False)
-        axes.set_xlabel("well" if by == "group" else by, fontsize=11, parse_math=False)
+        axes.set_xlabel(("well" if by == "group" else by) if own else "images", fontsize=11, parse_math=False)
         axes.set_ylabel(labels.get(name, name), fontsize=11, parse_math=False)
-        longest = max((len(group) for group in groups), default=0)
+        longest = max(map(len, groups))
         axes.set_xticks(range(len(groups)), groups, parse_math=False)
         axes.set_xlim(-0.6, len(groups) - 0.4)
         tidy(axes)
@@ -133,29 +129,18 @@ def violins(
     return figure
 
 
-def overlay(channels: Mapping[str, np.ndarray], ranges: Mapping[str, tuple[float, float]]) -> np.ndarray:
-    """Add several organelles (name -> Y X) into one picture Y X 3 in [0, 1], each in its colour.
-
-    ranges: the values that are drawn black and in full colour; use one for prediction and truth, so that they compare.
-    """
-    picture = np.zeros((*next(iter(channels.values())).shape, 3))
-    for name, image in channels.items():
-        low, high = ranges[name]
-        light = np.clip((np.asarray(image, dtype=float) - low) / max(high - low, 1e-12), 0, 1)
-        picture += light[..., None] * np.array(ORGANELLE_COLOURS.get(name, OTHER_COLOUR))
-    return picture.clip(0, 1)
-
-
 def combined_pictures(rows: Sequence[tuple[str, Mapping[str, np.ndarray], Mapping[str, np.ndarray]]]) -> Figure:
     """A row per (label, predictions, truths), each organelle -> Y X: the predictions as one picture beside the true.
 
-    The range of an organelle is that of its true image (median to 99.8th percentile) for both.
+    Every row holds the same organelles in the same order (else ValueError). The range of an organelle is that of its
+    true image (median to 99.8th percentile) for both.
     """
     figure = Figure(figsize=(8.6, 3.7 * len(rows) + 0.7), layout="constrained")
     grid = figure.subplots(len(rows), 2, squeeze=False)
+    names = list(rows[0][1])
     for line, (label, predictions, truths) in zip(grid, rows, strict=True):
-        if set(predictions) != set(truths):
-            raise ValueError(f"{label}: predicted are {sorted(predictions)}, true {sorted(truths)}: give the same")
+        if any(list(shown) != names for shown in (predictions, truths)):
+            raise ValueError(f"{label}: predicted are {list(predictions)}, true {list(truths)}: give {names} in all")
         ranges = {name: _range(truth) for name, truth in truths.items()}
         for axes, shown in zip(line, (predictions, truths), strict=True):
             axes.imshow(overlay(shown, ranges), interpolation="nearest")
@@ -164,10 +149,10 @@ def combined_pictures(rows: Sequence[tuple[str, Mapping[str, np.ndarray], Mappin
         line[0].set_ylabel(textwrap.fill(label, 24), fontsize=11, parse_math=False)
     for axes, title in zip(grid[0], ("predicted", "true"), strict=True):
         axes.set_title(title, fontsize=12)
-    names = list(dict.fromkeys(name for _, shown, _ in rows for name in shown))
-    handles = [grid[0, 0].plot([], [], "s", ms=10, c=ORGANELLE_COLOURS.get(n, OTHER_COLOUR))[0] for n in names]
-    words = [SPELLED.get(name, name) for name in names]
-    figure.legend(handles, words, loc="outside lower center", ncols=len(names), frameon=False, fontsize=11)
+    key = colours(names)
+    handles = [grid[0, 0].plot([], [], "s", ms=10, c=LIGHTS[colour])[0] for colour in key.values()]
+    words = [SPELLED.get(name, name) for name in key]
+    figure.legend(handles, words, loc="outside lower center", ncols=len(key), frameon=False, fontsize=11)
     return figure
 
 

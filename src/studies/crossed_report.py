@@ -11,7 +11,7 @@ from matplotlib.patches import Rectangle
 
 from .crossed import CONTROL, MAIN, PIXELS, UNDEFINED
 from .figures import INK, MODEL_COLOUR
-from .judged import FEW_WELLS, NETWORK, count, unit_notes
+from .judged import FEW_WELLS, NETWORK, UNCOMPARED, count, unit_notes
 from .subject import Subject
 from .translation import NULL
 
@@ -150,7 +150,7 @@ def notes(subject: Subject, images: pd.DataFrame, fewest: int, n: int, seed: int
             "can see. What is above 0 there was not read from the image: it is what usually lies where cells are."
         )
     if not data.comparable:
-        found.append("Intensities are not comparable (data.scaling=paper), so that theirs are not correlated.")
+        found.append(f"{UNCOMPARED}. So theirs are not correlated.")
     if hasattr(data, "microscope"):
         found.append(
             "These images are drawn: source and target are one scene under the virtual microscope. Its nuclei were "

@@ -17,6 +17,11 @@ BESIDE: dict[str, Ratio] = {"inner F1": pooled_f1("nuclei/inner_"), "all F1": po
 PIXELS: dict[str, Ratio] = {name: mean_of(f"pixels/{name.lower()}") for name in ("PSNR", "SSIM", "MAE")}
 FEW_WELLS = 8  # where 300 simulated comparisons without a difference (4 images a well) came near 5 %: 7 % had p < 0.05
 ALPHA = 0.05
+# Why intensities of two images cannot be compared (datamodules: comparable), as a study says it.
+UNCOMPARED = (
+    "Intensities are not comparable: each true image is in a unit of its own, as data.scaling=paper stretches it from "
+    "its own minimum to its own maximum, or data.prepare changes it by itself"
+)
 NETWORK = "network"  # the kind of what was trained, beside "null fill" and "classical fill"
 FIRST = ("method", "kind", "band", "id", "group", "mask_area")
 

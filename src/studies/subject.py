@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -58,8 +58,9 @@ class Subject:
     A method's name is None (the model), a fill's, or the path of a checkpoint. `judge(name)` gives its per-image table,
     `module(name)` the LightningModule on the CPU, whose test_step gives the prediction, and `origin(name)` where it
     comes from; both refuse (ValueError) a checkpoint that does not fit the data. Modules are built when asked for and
-    not kept. `example(ids)` gives source, mask, prediction and target (Y X, [0, 1]) of named samples; `predictor`
-    restores whole fields. None without a model.
+    not kept. `metrics` are what `judge` measures, those of the config (callbacks.Measured by name). `example(ids)`
+    gives source, mask, prediction and target (Y X, [0, 1]) of named samples; `predictor` restores whole fields. None,
+    and no metrics, without a model.
     """
 
     datamodule: Any = None
@@ -67,6 +68,7 @@ class Subject:
     module: Callable[[str | None], Any] | None = None
     origin: Callable[[str | None], Origin] | None = None
     example: Example | None = None
+    metrics: Mapping[str, Any] = field(default_factory=dict)
     predictor: Any = None
     leaky_split: bool = False
 

@@ -2,39 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+import torch
 
-from ..metrics.readouts import READOUTS
+from ..metrics.readouts import OVERLAPS, READOUTS, SIDES
 from .agreement import STATISTICS, agreement_table
-from .agreement_figures import bland_altman, scatter, violins
+from .agreement_figures import bland_altman, combined_pictures, scatter, violins
 from .figures import translated_pictures
-from .judged import FEW_WELLS, count, number, unit_notes, with_intervals
+from .judged import FEW_WELLS, UNCOMPARED, count, number, unit_notes, with_intervals
+from .overlay import together
 from .result import StudyResult
 from .statistics import mean_of
 from .subject import Study, Subject
+from .whole_fields import WholeFields
 
 SCORES = {"Pearson r": mean_of("pearson/r"), "MSE": mean_of("pearson/mse")}
 # The negative control, where metrics.control measures it: an organelle that the source does not show.
 CONTROL, CONTROL_NEEDED = {"control r": mean_of("control/r")}, {"control/r"}
 OF_SHAPE = ("count", "area")  # readouts that need no comparable intensities
 UNITS = {"count": "objects", "area": "px"}
+INTERVALS = "Brackets: 95 % bootstrap intervals over wells."
 NEEDED = ["id", "group", "pearson/r", "pearson/mse"]
 NULL = "null image"  # not plain "null": pandas reads that word in a CSV as a missing value
-NOT_COMPARABLE = "not comparable: each image was stretched by itself"
+NOT_COMPARABLE = "not comparable: each image is in a unit of its own"
+# Where metrics.overlap measures it (configs/metrics/nucleus_er_overlap.yaml).
+OVERLAP_NEEDED = {f"overlap/{name}_{side}" for name in OVERLAPS for side in SIDES}
+OVERLAP_LABELS = {"share": "share of nuclear area under ER", "jaccard": "Jaccard index of nuclei and ER"}
 
 
 class Translation(Study):
     """Holds a translation model and nulls against the true stain of the test split: pixels, then readouts.
 
     `nulls` name methods that `judge` knows, such as other_image, the stain of another well. `over` is what one value of
-    a readout belongs to, images or wells. Where the data's intensities are not comparable (data.scaling=paper: each
-    image runs from its own minimum to its own maximum), total and mean intensity are in a unit of each image's own;
-    their agreement is not given. The readouts' metric segments predicted and true images alike, each by itself.
-    Raises ValueError if one or two pictures are asked for (0, or best, median and worst).
+    a readout belongs to: images, the crops that a model is judged on; wells, the mean over their crops; or fields, each
+    predicted whole and measured whole (WholeFields). Where the data's intensities are not comparable (each
+    image in a unit of its own), the agreement of total and mean intensity is not given. The readouts' metric segments
+    predicted and true images alike, each by itself. Raises ValueError if one or two pictures are asked for (0, or best,
+    median and worst).
     """
 
     of_pairs = True
@@ -42,7 +50,7 @@ class Translation(Study):
     def __init__(
         self,
         nulls: Sequence[str] = ("other_image",),
-        over: Literal["images", "wells"] = "images",
+        over: Literal["images", "wells", "fields"] = "images",
         n_bootstrap: int = 2000,
         seed: int = 0,
         pictures: int = 3,
@@ -62,7 +70,9 @@ class Translation(Study):
         """Judge the model and the nulls, and return tables, figures, verdict and notes."""
         assert subject.judge is not None
         data = subject.datamodule
-        judged = [(subject.judge(name), NULL if name else "model") for name in (None, *self.nulls)]
+        whole = WholeFields(subject) if self.over == "fields" else None
+        judge = whole.judge if whole else subject.judge
+        judged = [(judge(name), NULL if name else "model") for name in (None, *self.nulls)]
         images = pd.concat([_checked(table).assign(kind=kind) for table, kind in judged], ignore_index=True)
         model, own = str(images["method"].iloc[0]), judged[0][0].reset_index(drop=True)
         wells, comparable = int(own["group"].nunique()), bool(data.comparable)
@@ -72,10 +82,7 @@ class Translation(Study):
             {"method": method, "kind": kind, **with_intervals(table, scores, self.n_bootstrap, self.seed)}
             for (method, kind), table in rows
         )
-        numbers = pd.concat(
-            [self._agreement(t.reset_index(drop=True), comparable).assign(method=m, kind=k) for (m, k), t in rows]
-        )
-        numbers = numbers[["method", "kind", *numbers.columns.drop(["method", "kind"])]].reset_index(drop=True)
+        numbers = self._agreement(images, comparable)
         shown = numbers[(numbers["kind"] == "model") & (comparable | numbers["readout"].isin(OF_SHAPE))]
         figures = {
             "scatter": scatter(own, shown),
@@ -83,21 +90,40 @@ class Translation(Study):
             "violins": violins(own, "readouts", list(shown["readout"])),
         }
         leaky = " Leaky split." if subject.leaky_split else ""
-        captions = _captions(model, data.targets[0], f"{count(len(own), 'image')} of {count(wells, 'well')}", leaky)
-        ranked = self._ranked(own)
-        if ranked and subject.example is not None:
-            arrays = subject.example([image for image, _ in ranked])
-            figures["examples"] = translated_pictures([(label, arrays[image]) for image, label in ranked])
+        noun = "whole image" if whole else "image"
+        captions = _captions(model, data.targets[0], f"{count(len(own), noun)} of {count(wells, 'well')}", leaky)
+        if ranked := self._ranked(own):
+            arrays = [(label, _drawn(subject, whole, image)) for image, label in ranked]
+            figures["examples"] = translated_pictures(
+                [(label, {name: planes[0] for name, planes in drawn.items()}) for label, drawn in arrays]
+            )
             captions["examples"] = (
                 f"What {model} predicted, ranked by Pearson's r: the source in its own range, prediction and target in "
                 "that of the target."
             )
+            if stains := together(data.targets):
+                figures["combined"] = combined_pictures([_combined(data.targets, stains, *one) for one in arrays])
+                captions["combined"] = (
+                    f"{', '.join(stains)} as one picture, each in its colour and in the range of its true image "
+                    "(median to 99.8th percentile), predicted and true."
+                )
         few = f" Fewer than {FEW_WELLS} wells: a hint, not yet a finding." if wells < FEW_WELLS else ""
         tables = {
             "methods": methods,
-            "agreement": numbers,
+            "agreement": numbers.assign(over=self.over),
             "per_image": images.drop(columns="mask_area", errors="ignore"),
         }
+        if set(own) >= OVERLAP_NEEDED:
+            overlaps = self._by_method(images, "overlap", OVERLAPS)
+            tables["overlap"] = overlaps.assign(over=self.over)
+            figures["overlap_scatter"] = scatter(
+                own, overlaps[overlaps["kind"] == "model"], "overlap", labels=OVERLAP_LABELS
+            )
+            captions["overlap"] = (
+                "Nucleus-ER overlap of predicted against true images: share of the nuclear area that ER covers, and "
+                f"common over joint area (Jaccard). {INTERVALS}{leaky}"
+            )
+            captions["overlap_scatter"] = f"{model}: nucleus-ER overlap, a dot per value, dashed: agreement.{leaky}"
         return StudyResult(
             title=f"Translation: does what {model} predicts keep the phenotype?",
             tables=tables,
@@ -105,12 +131,23 @@ class Translation(Study):
             main="methods",
             notes=self._notes(data, own, wells, subject.leaky_split),
             captions=captions,
-            verdict=_verdict(numbers, methods, model, data.targets[0]) + few + leaky,
+            verdict=_verdict(numbers, methods, model, data.targets[0], noun) + few + leaky,
         )
 
+    def _by_method(self, images: pd.DataFrame, metric: str, names: Sequence[str]) -> pd.DataFrame:
+        """`agreement_table` of each method, one under the other, with the columns method and kind first."""
+        over = "wells" if self.over == "wells" else "images"
+        parts = []
+        for (method, kind), table in images.groupby(["method", "kind"], sort=False):
+            found = agreement_table(table.reset_index(drop=True), metric, names, over, self.n_bootstrap, self.seed)
+            found.insert(0, "method", method)
+            found.insert(1, "kind", kind)
+            parts.append(found)
+        return pd.concat(parts, ignore_index=True)
+
     def _agreement(self, images: pd.DataFrame, comparable: bool) -> pd.DataFrame:
-        """A row per readout; those that cannot be compared have no numbers, and the reason."""
-        table = agreement_table(images, over=self.over, resamples=self.n_bootstrap, seed=self.seed)
+        """A row per method and readout; those that cannot be compared have no numbers, and the reason."""
+        table = self._by_method(images, "readouts", READOUTS)
         if not comparable:
             hidden = ~table["readout"].isin(OF_SHAPE)
             columns = [f"{name}{end}" for name in STATISTICS for end in ("", " low", " high")]
@@ -143,14 +180,20 @@ class Translation(Study):
             "need not agree, nor its MSE be small, even where count and area do.",
             "Intervals cover the choice of wells and images, not of the training seed: this is one trained model.",
         ]
+        if self.over == "fields":
+            notes.append(
+                "An image is a whole field, predicted as predict.py predicts it, beyond its edge mirrored. It is "
+                "measured on the pixels of the model's crops."
+            )
+        else:
+            notes.append(
+                "An image is a crop, as in training: an object that its edge cuts is counted in both crops. "
+                "study.over=fields reads whole fields, as a laboratory does."
+            )
         if data.comparable:
             notes.append("Intensities are in shares of the range that the training wells of a plate fill, 0 to 1.")
         else:
-            notes.append(
-                "Intensities are not comparable: each image was stretched from its own minimum to its own maximum "
-                "(data.scaling=paper), so that a sum or mean is in a unit of its image alone. Train with "
-                "data.scaling=plate to compare them."
-            )
+            notes.append(f"{UNCOMPARED}. Train with data.scaling=plate and without data.prepare to compare them.")
         if set(own) >= CONTROL_NEEDED:
             notes.append(
                 "control r is that of an organelle which the drawn light does not show: whatever is right about its "
@@ -181,21 +224,40 @@ def _checked(table: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
+def _drawn(subject: Subject, whole: WholeFields | None, image: str) -> dict[str, np.ndarray]:
+    """Source, prediction and target of a crop, or of a whole field, each C Y X."""
+    assert subject.module is not None
+    module = subject.module(None)
+    batch = whole.batch(image) if whole else subject.datamodule.samples("test", [image])
+    with torch.inference_mode():
+        drawn = whole.predict(module, batch) if whole else module.cpu().test_step(batch, 0)["prediction"]
+    arrays = {"source": batch["source"], "prediction": drawn, "target": batch["target"]}
+    return {name: planes[0].numpy() for name, planes in arrays.items()}
+
+
+def _combined(
+    targets: Sequence[str], stains: Sequence[str], label: str, drawn: Mapping[str, np.ndarray]
+) -> tuple[str, dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """A row of `combined_pictures`: the label without its numbers, which are of one stain."""
+    place, image, *_ = label.split("\n")
+    sides = [{name: drawn[side][targets.index(name)] for name in stains} for side in ("prediction", "target")]
+    return f"{place}: {image}", sides[0], sides[1]
+
+
 def _captions(model: str, target: str, size: str, leaky: str) -> dict[str, str]:
-    interval = "Brackets: 95 % bootstrap intervals over wells."
     return {
         "methods": f"Pixels of the predicted {target} against the true: mean over images, {size}. MSE: of intensities "
-        f"in [0, 1]. {interval}{leaky}",
+        f"in [0, 1]. {INTERVALS}{leaky}",
         "agreement": "Readouts of predicted against true images. Bias and limits (Bland-Altman): predicted - true, in "
-        f"the readout's unit. {interval}{leaky}",
+        f"the readout's unit. {INTERVALS}{leaky}",
         "per_image": f"One row per method and image; empty or n/a where a number is not defined.{leaky}",
         "scatter": f"{model}: a dot per value, the dashed line is perfect agreement.{leaky}",
         "bland_altman": f"{model}: bias and limits that hold 95 % of differences; shaded: their intervals.{leaky}",
-        "violins": f"{model}: true and predicted values of each well.{leaky}",
+        "violins": f"{model}: true and predicted values of all images, and of wells that hold 5 or more.{leaky}",
     }
 
 
-def _verdict(numbers: pd.DataFrame, methods: pd.DataFrame, model: str, target: str) -> str:
+def _verdict(numbers: pd.DataFrame, methods: pd.DataFrame, model: str, target: str, noun: str) -> str:
     """Pearson of count and area with bias, and what the null reaches; an interval that holds 0 shows nothing."""
     own = numbers[numbers["kind"] == "model"].set_index("readout")
     parts = []
@@ -208,7 +270,7 @@ def _verdict(numbers: pd.DataFrame, methods: pd.DataFrame, model: str, target: s
         digits = "+.1f" if name == "count" else "+,.0f"
         bias = f"bias {row['bias']:{digits}} {UNITS[name]}{_interval(row, 'bias', digits)}"
         parts.append(f"{name} r {row['Pearson']:.3f}{_interval(row, 'Pearson', '.3f')}{shown}, {bias}")
-    size = f"n = {count(int(own['images'].iloc[0]), 'image')} of {count(int(own['wells'].iloc[0]), 'well')}"
+    size = f"n = {count(int(own['images'].iloc[0]), noun)} of {count(int(own['wells'].iloc[0]), 'well')}"
     nulls = [
         f"{row['method']} reaches r {' and '.join(_null(numbers, row['method'], name) for name in OF_SHAPE)}"
         for _, row in methods[methods["kind"] == NULL].iterrows()
