@@ -2,7 +2,9 @@
 
 import difflib
 import re
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import yaml
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -15,6 +17,13 @@ from omegaconf.errors import (
 
 # What a user can mend; Lightning's MisconfigurationException is told by its name, so that Lightning is not imported.
 MENDABLE = (HydraException, OmegaConfBaseException, ValueError, OSError, RecursionError, MemoryError)
+# What takes less memory, by a word in the command's name.
+ROOM = {
+    "train": "lower data.batch_size, data.zoom.size or the network's size: model.widths (unet), model.net.filters "
+    "(labelfree_unet, lachance), model.bottleneck (context_encoder), model.blocks (edge_connect)",
+    "eval": "lower data.batch_size",
+    "predict": "fields are held whole: give smaller ones, or device=cpu where it is a GPU that has no room",
+}
 NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "unable to allocate")
 
 
@@ -27,7 +36,8 @@ def explain(error: BaseException, arguments: Sequence[str] = ()) -> str:
     key = found[1] if found else ""
     if isinstance(error, MemoryError) or any(word in text.lower() for word in NO_MEMORY):
         where = f" (config key: {key})" if key else ""
-        return f"this does not fit in memory{where}; lower model.widths, data.batch_size or data.zoom.size"
+        command = next((word for word in ROOM if word in Path(sys.argv[0]).name), "train")
+        return f"this does not fit in memory{where}; {ROOM[command]}"
     if isinstance(error, RecursionError):
         return "the config or the command line is nested too deeply, or refers to itself; write it flatter"
     if isinstance(error, yaml.YAMLError):

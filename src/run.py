@@ -1,6 +1,7 @@
 """Train, evaluate and predict: what the scripts call. The only file that builds a Trainer."""
 
 import difflib
+import inspect
 import logging
 import shutil
 import time
@@ -12,7 +13,7 @@ from typing import Any
 import pandas as pd
 import pytorch_lightning as pl
 import torch
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks import Checkpoint, RichProgressBar
 from pytorch_lightning.loggers import WandbLogger
@@ -136,9 +137,10 @@ def _build(cfg: DictConfig, scaling: dict[str, Any] | None, compiled: bool = Fal
     """The DataModule, its data checked, and the model: whatever is wrong with either is found before training."""
     options = {"scaling_state": scaling} if scaling else {}
     model = instantiate(cfg.model, _convert_="all") if cfg.get("model") else None
-    datamodule = instantiate(cfg.data, **options, _convert_="all")
+    # The checkpoint's state beside the config, not in it: Hydra would call what a _target_ in it names.
+    datamodule = instantiate(cfg.data, _convert_="all", _partial_=True)(**options)
     if model:
-        _check_fit(model, cfg.model, datamodule)
+        _check_fit(model, cfg, datamodule)
         hasten(model, cfg.trainer.precision, compiled)
     datamodule.prepare_data()
     datamodule.setup()
@@ -146,7 +148,7 @@ def _build(cfg: DictConfig, scaling: dict[str, Any] | None, compiled: bool = Fal
 
 
 def _check_fit(model: Any, cfg: DictConfig, datamodule: Any) -> None:
-    """Refuses data of another kind than the model's, or with more or fewer channels."""
+    """Refuses data of another kind than the model's, or with other channels, and metrics of channels that it lacks."""
     of_pairs = getattr(model, "of_pairs", False)
     if of_pairs not in (None, datamodule.of_pairs):
         needs, given = ("pairs", "images with holes")[:: 1 if of_pairs else -1]
@@ -155,8 +157,24 @@ def _check_fit(model: Any, cfg: DictConfig, datamodule: Any) -> None:
         raise ValueError(f"{name} learns from {needs} and the data are {given}: choose {mend}, or a model")
     sides = ("in_channels", "out_channels") if of_pairs else ("in_channels",)
     for key, name in zip(sides, datamodule.NAMED, strict=False):
-        if len(channels := getattr(datamodule, name)) != cfg[key]:
-            raise ValueError(f"data.{name} are {channels} and model.{key} is {cfg[key]}: they must agree")
+        if len(channels := getattr(datamodule, name)) != cfg.model[key]:
+            raise ValueError(f"data.{name} are {channels} and model.{key} is {cfg.model[key]}: they must agree")
+    _check_channels(cfg.metrics, cfg.model.get("out_channels", cfg.model.in_channels), datamodule.of_pairs)
+
+
+def _check_channels(metrics: DictConfig, drawn: int, of_pairs: bool) -> None:
+    """Refuses metrics of channels that a model, which draws so many, does not draw."""
+    first = ", or choose metrics=translation, which reads the first alone" if of_pairs else ""
+    for name, node in metrics.items():
+        metric = (node or {}).get("metric") or {}
+        known = inspect.signature(get_object(metric["_target_"])).parameters if metric else {}
+        for key, parameter in known.items():
+            channel = metric.get(key, parameter.default)
+            if key.endswith("channel") and isinstance(channel, int) and not 0 <= channel < drawn:
+                raise ValueError(
+                    f"metrics.{name!s}.metric.{key} is {channel} (counted from 0) and the model draws {drawn}: set a "
+                    f"channel that it draws, leave this metric out (~metrics.{name!s}){first}"
+                )
 
 
 def _resume(cfg: DictConfig) -> tuple[Path | None, dict[str, Any] | None]:
@@ -209,11 +227,14 @@ def _finish(loggers: list[Any]) -> None:
             logger.finish()
 
 
+def _measured(cfg: DictConfig) -> dict[str, Any]:
+    return {name: instantiate(node, _convert_="all") for name, node in cfg.metrics.items() if node}
+
+
 def _trainer(cfg: DictConfig, callbacks: list[pl.Callback], loggers: list[Any], **options: Any) -> pl.Trainer:
-    metrics = PhenotypeMetrics({name: instantiate(node, _convert_="all") for name, node in cfg.metrics.items() if node})
     return instantiate(
         cfg.trainer,
-        callbacks=[metrics, *callbacks],
+        callbacks=[PhenotypeMetrics(_measured(cfg)), *callbacks],
         logger=loggers or False,
         plugins=[AtomicCheckpoints()],
         default_root_dir=cfg.output_dir,
@@ -256,7 +277,7 @@ def _judge(
     subject = Subject(datamodule, leaky_split=datamodule.leaky_split or methods.origin(None).leaky)
     if model:
         subject.judge, subject.example = judge, example
-        subject.module, subject.origin = methods.module, methods.origin
+        subject.module, subject.origin, subject.metrics = methods.module, methods.origin, _measured(cfg)
         if datamodule.comparable and not datamodule.of_pairs:
             subject.predictor = Predictor(model, datamodule.scaling, OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
     started = time.monotonic()

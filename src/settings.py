@@ -112,7 +112,7 @@ def _check_call(path: str, node: dict[str, Any]) -> None:
             continue
         if key not in kinds and not takes_more:
             near = difflib.get_close_matches(str(key), kinds, 1)
-            mend = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(kinds)}"
+            mend = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(kinds) or 'none'}"
             raise ValueError(f"{path}.{key} is no setting of {node['_target_']}; {mend}")
         if not _holds_objects(value):
             _check_value(f"{path}.{key}", value, kinds.get(key, Any))
@@ -133,7 +133,9 @@ def _parameters(call: Any) -> tuple[dict[str, Any], bool]:
     The **options of a class may be those of the classes above it, so theirs are listed too; of ours they are just that.
     """
     found: dict[str, Any] = {}
-    above = [vars(kind)["__init__"] for kind in getattr(call, "__mro__", ())[:-1] if "__init__" in vars(kind)]
+    # torch's Module takes any option, to refuse it.
+    kinds = [kind for kind in getattr(call, "__mro__", ())[:-1] if kind.__module__ != "torch.nn.modules.module"]
+    above = [vars(kind)["__init__"] for kind in kinds if "__init__" in vars(kind)]
     ours = getattr(call, "__module__", "").startswith(f"{__package__}.")
     takes_more = False
     for number, function in enumerate(above if isinstance(call, type) else [call]):

@@ -13,6 +13,7 @@ import torch
 
 from phenokeep import cli
 from phenokeep.checkpoint import CheckpointError, read_checkpoint
+from phenokeep.explain import explain
 
 KEEP_LAST = "callbacks.last={_target_: phenokeep.callbacks.Last, folder: '${output_dir}'}"
 
@@ -106,6 +107,23 @@ def test_misspelt_or_impossible_settings(argument, hint, run, small, tmp_path):
     message = run(cli.train, *small, f"hydra.run.dir={tmp_path}/run", argument, code=1)
     assert hint in message
     assert "Traceback" not in message
+
+
+@pytest.mark.parametrize(
+    ("command", "mends", "not_there"),
+    [
+        ("train.py", ["data.batch_size", "data.zoom.size", "model.widths (unet)", "model.net.filters"], ["device"]),
+        ("bin/phenokeep-eval", ["data.batch_size"], ["model.", "zoom", "device"]),
+        ("bin/phenokeep-predict", ["smaller", "device=cpu"], ["model.", "data."]),
+    ],
+)
+def test_too_little_memory_is_mended_by_keys_of_the_command(command, mends, not_there, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [command])
+    for error in (MemoryError(), RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")):
+        said = explain(error)
+        assert "does not fit in memory" in said
+        assert all(key in said for key in mends)
+        assert not any(key in said for key in not_there)
 
 
 @pytest.fixture(scope="session")

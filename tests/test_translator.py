@@ -1,5 +1,6 @@
 """The LightningModules of label-free fluorescence: training, evaluation, settings, first weights and checkpoints."""
 
+import contextlib
 import logging
 
 import numpy as np
@@ -7,12 +8,14 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from hydra import compose, initialize_config_module
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch.nn.functional import pad
 from torch.utils.data import DataLoader
 
 from phenokeep.checkpoint import allowed_targets
+from phenokeep.list import choices
 from phenokeep.models import Autoencoder, Translator
 from phenokeep.models.image_losses import BCE, MSE, Asymmetric, Pearson, Sobel
 from phenokeep.models.nets.autoencoder import ConvAutoencoder
@@ -54,6 +57,20 @@ def composed(*overrides):
         return compose("train", [*overrides, "output_dir=/tmp/unused", "name=test"])
 
 
+def test_each_model_takes_each_loss_as_its_file_says():
+    of_probabilities = {"bce", "mse_dimming", "mse_brightening", "mse_bright_brightening"}
+    for loss in choices("model/loss"):
+        with initialize_config_module("phenokeep.configs", version_base="1.3"):
+            cfgs = {name: compose(f"model/{name}", [f"model/loss={loss}"]) for name in
+                    ("labelfree_unet", "lachance", "autoencoder")}  # fmt: skip
+        for name, cfg in cfgs.items():
+            check_settings(cfg, ["model"])
+            assert cfg.model.loss == cfgs["labelfree_unet"].model.loss
+            refuses = name != "labelfree_unet" and loss in of_probabilities
+            with pytest.raises(InstantiationException, match="no bound") if refuses else contextlib.nullcontext():
+                instantiate(cfg.model, _convert_="all")
+
+
 @pytest.mark.parametrize(
     ("name", "weights", "loss"),
     [
@@ -85,6 +102,8 @@ def test_config_keys_reach_the_network():
     for key in ("model.net.filter=2", "model.optimizer=adamw", "model.loss.per_bach=true", "model.net.dropout=much"):
         with pytest.raises(ValueError, match=key.split("=")[0]):
             check_settings(composed("model=labelfree_unet", key if key.startswith("model.net.d") else f"++{key}"))
+    with pytest.raises(ValueError, match=r"model.loss.per_batch is no setting of .*BCE; there are: none"):
+        check_settings(composed("model=labelfree_unet", "model/loss=bce", "+model.loss.per_batch=true"))
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: type(loss).__name__)

@@ -1,4 +1,4 @@
-"""Test wells of drawn plates, drawn again after something went wrong in the laboratory (thesis, figure 48)."""
+"""Test wells of drawn plates, drawn again after something went wrong in the laboratory (thesis, figures 39 and 48)."""
 
 import copy
 import hashlib

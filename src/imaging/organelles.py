@@ -101,7 +101,7 @@ def golgi(
 
 
 def mask(image: np.ndarray, threshold: float = 0.8, min_area: float = 100.0) -> np.ndarray:
-    """Label the objects of an image of probabilities or of 0 and 1: above a fixed threshold. Thesis, section 3.5.1."""
+    """Label the objects of an image of probabilities or of 0 and 1: above a fixed threshold. Thesis, section 3.5.2."""
     normalised(image)  # refuses what is no image
     return _objects(np.asarray(image) > threshold, min_area)
 

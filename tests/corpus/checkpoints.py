@@ -295,6 +295,9 @@ def _commands() -> Iterator[Case]:
         "no model": (lambda saved: saved["config"].pop("model"), "model"),
         "another scaling": (lambda saved: saved["scaling"].update(kind="paper"), "data.scaling"),
         "a scaling that is text": (lambda saved: saved["scaling"].update(ranges="abc"), "scaling|range"),
+        "a _target_ in the scaling": (
+            lambda saved: saved["scaling"].update(pixel_size={"_target_": "os.getcwd"}), "pixel size is .*_target_",
+        ),
         "a scaling from high to low": (
             lambda saved: saved["scaling"].update(ranges={"plate": {"nuclei": [900.0, 100.0]}}), "scaling|range",
         ),

@@ -76,9 +76,18 @@ def cases() -> Iterator[Case]:
     for what, (spoil, names, mend) in spoiled.items():
         yield Case(f"pairs: {what}", train, _pairs(spoil=spoil), names, mend)
     settings = {
-        "more sources than the model takes": (["data.sources=[dic,dapi]", "data.targets=[dic]"], ["dapi"], "twice"),
-        "more planes than configured": (["model.in_channels=13"], ["model.in_channels is 13", "dic"], "must agree"),
-        "more targets than configured": (["model.out_channels=2"], ["model.out_channels is 2"], "must agree"),
+        "a name that is source and target": (["data.sources=[dic,dapi]", "data.targets=[dic]"], ["dic"], "twice"),
+        "more sources than the model takes": (
+            ["data.sources=[dic,phase]"], ["'phase'", "model.in_channels is 1"], "must agree",
+        ),
+        "fewer sources than the model takes": (["model.in_channels=13"], ["model.in_channels is 13"], "must agree"),
+        "more targets than the model draws": (
+            ["data.targets=[dapi,er]"], ["'er'", "model.out_channels is 1"], "must agree",
+        ),
+        "fewer targets than the model draws": (["model.out_channels=2"], ["model.out_channels is 2"], "must agree"),
+        "a metric of a target that the model does not draw": (
+            ["metrics=translation_control"], ["metrics.control.metric.channel is 1"], "~metrics.control.*=translation",
+        ),
         "a stain that is not there": (["data.targets=[er]"], ["er", "dapi"], "there are|have|has"),
         "a Golgi to prepare among nuclei": (
             ["+data.prepare={golgi: {_target_: phenokeep.imaging.prepare.GolgiPrepared}}"],
