@@ -54,6 +54,7 @@ def matrix(found: pd.DataFrame, names: Sequence[str], judged_on: str, own: Mappi
         axes.spines[:].set_visible(False)
         axes.set_title(f"{name} of pixels" if name == PIXELS else name, fontsize=11.5)
         axes.set_xlabel(xlabel, fontsize=11)
+        axes.set_ylabel("" if panel % across else "checkpoint", fontsize=11)
     return figure
 
 

@@ -115,7 +115,8 @@ class Drift(Study):
         if intensities and not datamodule.comparable:
             raise ValueError(
                 f"study.readouts names {', '.join(intensities)}, and these data's intensities cannot be compared "
-                f"(data.scaling=paper): name {' and '.join(OF_SHAPE)} alone, or train with data.scaling=plate"
+                f"(data.scaling=paper or data.prepare): name {' and '.join(OF_SHAPE)} alone, or train with "
+                "data.scaling=plate and data.prepare=null"
             )
         datamodule.patches("test")
 
