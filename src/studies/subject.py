@@ -68,9 +68,9 @@ class Subject:
     module: Callable[[str | None], Any] | None = None
     origin: Callable[[str | None], Origin] | None = None
     example: Example | None = None
-    metrics: Mapping[str, Any] = field(default_factory=dict)
     predictor: Any = None
     leaky_split: bool = False
+    metrics: Mapping[str, Any] = field(default_factory=dict)
 
     def fields(self, split: str = "test") -> Iterator[FieldOfView]:
         """Whole fields of one split, in the order of the index."""
