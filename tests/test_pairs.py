@@ -20,8 +20,8 @@ from scipy import ndimage
 
 from phenokeep import __version__
 from phenokeep.datamodules.inpainting import Inpainting
-from phenokeep.datamodules.layouts import PRESETS
 from phenokeep.datamodules.pairs import CropFilter, Pairs
+from phenokeep.datamodules.presets import PRESETS
 from phenokeep.datamodules.regions import main as cut
 from phenokeep.datamodules.scaling import Scaling
 from phenokeep.datamodules.tables import TableError, build_index, main, read_index

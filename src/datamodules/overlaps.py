@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from ..imaging.io import ImageError, read_image
 from .layouts import TableError
-from .splits import joined
+from .splits import UNITS, joined
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class Link(NamedTuple):
 def join_families(index: pd.DataFrame, digests: list[dict[str, str]], split_by: str) -> pd.DataFrame:
     """Return the index with one `parent` for fields with identical pixels and, in wells that a split divides, overlaps.
 
-    Overlaps are searched only where a split column, or a split by field (paper) or group, could divide a well. Logs
+    Overlaps are searched only where a split column, or a split by field or group, could divide a well. Logs
     what was joined. Raises TableError where a split column has torn such fields already.
     """
     links = [*identical(digests)]
@@ -80,9 +80,11 @@ def identical(digests: list[dict[str, str]]) -> Iterator[Link]:
 def _divided_wells(index: pd.DataFrame, split_by: str) -> list[np.ndarray]:
     """The positions of the fields of each well that a split divides or could divide."""
     wells = index.groupby(["plate", "well"], sort=False)
-    fields = dict.fromkeys(("field", "paper"), index["id"])
-    unit = index["split"] if "split" in index else {**fields, "group": index["group"]}.get(split_by)
-    if unit is None:
+    if "split" in index:
+        unit = index["split"]
+    elif split_by in UNITS:
+        unit = index[UNITS[split_by]].astype(str).agg(":".join, axis=1)
+    else:
         return []
     return [rows for rows in wells.indices.values() if unit.iloc[rows].nunique() > 1]
 

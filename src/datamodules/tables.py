@@ -23,9 +23,10 @@ import pandas as pd
 from ..imaging.files import replacing
 from ..imaging.io import ImageHeader, read_header
 from .checks import check_images, check_index, file_columns, of_channels
-from .layouts import PRESETS, TableError, build_index, fill_pixel_size, with_defaults
+from .layouts import TableError, build_index, fill_pixel_size, with_defaults
 from .overlaps import join_families
 from .platemap import check_plate_columns, join_plate_map, read_plate_map
+from .presets import PRESETS
 from .reading import check_columns, read_table
 from .splits import FRACTIONS, PAIR_FRACTIONS, UNITS, assign_splits
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..datamodules.layouts import PRESETS, TableError, with_defaults
+from ..datamodules.layouts import TableError, with_defaults
+from ..datamodules.presets import PRESETS
 from ..datamodules.tables import INDEX_NAMES, check_index, read_index
 from ..imaging import pixelsize
 from ..imaging.io import SUFFIXES
