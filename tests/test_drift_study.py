@@ -1,6 +1,7 @@
 """The drift study on made-up embeddings whose answers are known, and once from a checkpoint to report and detector."""
 
 import hashlib
+import itertools
 import logging
 from types import SimpleNamespace
 
@@ -202,7 +203,7 @@ def test_fixed_cells_stand_against_living_ones(detector, drawn):
     assert table["median run"].to_dict() == {"fixed": runs.median()["clean"], "not fixed": runs.median()["not fixed"]}
     assert table["run in the thesis"].tolist() == [7, 4]
     row = table.loc["not fixed"]
-    assert row["AUC"] == pytest.approx(separability(runs.get_group("clean"), runs.get_group("not fixed"), 12))
+    assert row["AUC"] == pytest.approx(separability(runs.get_group("clean"), runs.get_group("not fixed")))
     assert row["AUC low"] < row["AUC"] <= row["AUC high"]
     assert row["AUC in the thesis"] == 0.91
 
@@ -211,7 +212,7 @@ def test_conditions_say_errors_harm_and_separability(streams):
     table = condition_table(streams, CROSSED, READOUTS).set_index("condition")
     clean = streams.loc[streams["condition"] == "clean", "run length"]
     drifted = streams.loc[streams["condition"] == "defocus 4", "run length"]
-    assert table.loc["defocus 4", "AUC against clean"] == pytest.approx(separability(clean, drifted, 12))
+    assert table.loc["defocus 4", "AUC against clean"] == pytest.approx(separability(clean, drifted))
     assert table.loc["defocus 4", "AUC against clean"] > 0.95
     assert table.loc["oil bubble", "AUC against clean"] == 0.5, "the same images"
     assert np.isnan(table.loc["clean", "AUC against clean"])
@@ -245,9 +246,9 @@ def test_settings_are_told_apart_and_their_runs_in_control_stand_beside(detector
     own = follow(detector, CLEAN.values, shown).lengths, follow(detector, drifted[4], shown).lengths
     for key in (("window", 5), ("defocus severity", 4)):
         row = table.loc[key]
-        assert row["AUC"] == pytest.approx(separability(*own, 12))
+        assert row["AUC"] == pytest.approx(separability(*own))
         left = [
-            separability(follow(detector, CLEAN.values, o).lengths, follow(detector, drifted[4], o).lengths, 12)
+            separability(follow(detector, CLEAN.values, o).lengths, follow(detector, drifted[4], o).lengths)
             for o in both.left
         ]
         assert [row["AUC low"], row["AUC high"]] == pytest.approx(jackknife(row["AUC"], left), nan_ok=True)
@@ -277,22 +278,24 @@ class Samples(SimpleNamespace):
 
 
 class Data(SimpleNamespace):
-    """Fields of one crop each; 60 wells in training, 10 in validation, 24 in the test split.
+    """Fields of `crops` crops each; 60 wells in training, 10 in validation, 24 in the test split.
 
-    No crop of the rows in `dropped` is of use; `per_well` fields make a well and share `alike` of what a model sees;
+    No crop of the rows in `dropped` is of use, else the first; `per_well` fields make a well and share `alike` of what
+    a model sees;
     those of the test split are `offset` beside the others.
     """
 
     of_pairs, comparable, train_only = True, True, None
 
-    def __init__(self, dropped=(), per_well=1, alike=0.0, offset=0.0, **changes):
+    def __init__(self, dropped=(), per_well=1, alike=0.0, offset=0.0, crops=1, **changes):
         wells = {"train": 60, "val": 10, "test": WELLS}
         rows = [(split, "p", f"p:{split}{k // per_well:02d}") for split, size in wells.items() for k in range(size)]
         super().__init__(index=pd.DataFrame(rows, columns=["split", "plate", "group"]), dropped=dropped, **changes)
         wells = normal(8, len(rows), D)[self.index["group"].astype("category").cat.codes]
-        self.seen = normal(7, len(rows), D) + alike * wells + offset * (self.index[["split"]] == "test").to_numpy()
+        shared = alike * wells + offset * (self.index[["split"]] == "test").to_numpy()
+        self.seen = normal(7, len(rows), crops, D) + shared[:, None]
         self.reader = SimpleNamespace(image=lambda row: [np.zeros((8, 8))])
-        self.zoom = SimpleNamespace(windows=lambda shape: [(0, 0)])
+        self.zoom = SimpleNamespace(windows=lambda shape: [(y, 0) for y in range(crops)])
 
     def groups(self, *splits):
         return sorted(set(self.index.loc[self.index["split"].isin(splits), "group"]))
@@ -314,9 +317,10 @@ def ask(monkeypatch, tmp_path):
         return Samples(**vars(test) | {"shift": 4.0 * strong, "error": 0.1 + 0.5 * strong})
 
     def embedding(module, samples, pool):
-        rows, groups = [row for row, _, _ in samples.windows], [samples.group(n) for n in range(len(samples))]
+        rows, ys, _ = np.array(samples.windows).T
+        groups = [samples.group(n) for n in range(len(samples))]
         ids, fields = ([named(n) for n in range(len(samples))] for named in (samples.name, samples.field))
-        return Embedded(samples.seen[rows] + samples.shift, ids, fields, groups)
+        return Embedded(samples.seen[rows, ys] + samples.shift, ids, fields, groups)
 
     monkeypatch.setattr(drift_study, "corrupted", of)
     monkeypatch.setattr(drift_study, "embedded", embedding)
@@ -334,7 +338,8 @@ def ask(monkeypatch, tmp_path):
         subject = Subject(data, judge, lambda name: None, lambda name: Origin("T", path, wells=seen), None, None, leaky)
         asked = {"corruptions": {"defocus": [4], "brightness": [1]}, "windows": (), "run_times": ()} | options
         result = Drift(OnlineMMD(64, 5), streams=15, **asked).run(subject)
-        result.files[FILE](tmp_path / FILE)
+        for name, save in result.files.items():
+            save(tmp_path / name)
         return result
 
     return run
@@ -407,6 +412,24 @@ def test_runs_along_a_plate_are_measured_where_wells_hold_several_fields(ask, tm
     assert "together" not in one.verdict + " ".join(one.notes)
 
 
+def test_crops_one_after_another_ring_in_control_and_leave_no_detector(ask, tmp_path):
+    alike, unlike = Data(crops=6, alike=1.5), Data(crops=6)
+    images, crops, free = ask(alike), ask(alike, unit="crop"), ask(unlike, unit="crop")
+    assert list(images.files) == [FILE]
+    assert not crops.files
+    longest = [int(result.tables["streams"]["run length"].max()) for result in (images, free)]
+    assert longest == [12, 72], "streams of 12 images show 6 crops of each"
+    assert "kept" in images.verdict
+    assert "kept" in free.verdict
+    assert "below half of what was asked" in crops.verdict
+    assert any(note.startswith("The observation is the crop, and an image's follow") for note in crops.notes)
+    assert "crops up to the alarm" in crops.captions["conditions"]
+    sizes = itertools.cycle([1, 2])
+    alike.zoom.windows = lambda shape: [(y, 0) for y in range(next(sizes))]
+    with pytest.raises(ValueError, match=r"images give 1 to 2 crops.* take study\.unit=image"):
+        ask(alike, unit="crop")
+
+
 def test_words_where_nothing_is_harmful_where_the_split_leaks_and_where_nothing_is_drawn(ask):
     result = ask(tolerance=0.9, leaky=True, mishaps=["overfixed"])
     assert "No stream was harmful: all errors stayed within the tolerance" in result.verdict
@@ -419,6 +442,7 @@ def test_words_where_nothing_is_harmful_where_the_split_leaks_and_where_nothing_
         ({"corruptions": {"defocus": [4, 6]}}, r"there is no 'defocus 6'; corruptions are defocus, .*"),
         ({"corruptions": {"defocus": [4], "rain": [1]}}, "there is no 'rain 1'"),
         ({"mishaps": ["coffee"]}, "there is no 'coffee'.* overfixed"),
+        ({"unit": "well"}, r"study\.unit is 'well': an observation is an image or a crop"),
         ({"streams": 1}, r"study\.streams is 1, at least 2"),
         ({"readouts": ["cuont"]}, r"study\.readouts is \['cuont'\]: there is no 'cuont'; name some of count, area"),
         ({"readouts": []}, r"study\.readouts is \[\]: without any, nothing could ever be harmful"),

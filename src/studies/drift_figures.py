@@ -82,8 +82,8 @@ def false_negatives(streams: pd.DataFrame, conditions: pd.DataFrame) -> Figure:
     return figure
 
 
-def run_lengths(streams: pd.DataFrame, expected_run_time: float) -> Figure:
-    """A panel per corruption, and one of lab errors: the share of streams without an alarm after each image."""
+def run_lengths(streams: pd.DataFrame, expected_run_time: float, unit: str = "image") -> Figure:
+    """A panel per corruption, and one of lab errors: the share of streams without an alarm after each `unit`."""
     groups = dict(iter(streams[streams["kind"] == "corruption"].groupby("family", sort=False)))
     if (errors := streams[streams["kind"] == "lab error"]).size:
         groups["lab errors"] = errors
@@ -109,6 +109,6 @@ def run_lengths(streams: pd.DataFrame, expected_run_time: float) -> Figure:
         tidy(axes)
     for axes in panels[len(groups) :]:
         axes.set_axis_off()
-    figure.supxlabel("images seen", fontsize=11)
+    figure.supxlabel(f"{unit}s seen", fontsize=11)
     figure.supylabel("share of streams without an alarm", fontsize=11)
     return figure

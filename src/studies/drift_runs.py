@@ -154,40 +154,42 @@ def plate_orders(wells: Sequence[str], number: int, seed: int = 0) -> np.ndarray
 def follow(detector: OnlineMMD, images: np.ndarray, streams: np.ndarray) -> Runs:
     """Runs along `streams` (R L, as `orders` gives them) of images M D, each from a fresh reset to its first alarm.
 
-    The detector itself stays where it stands.
+    Images M K D give K observations each, one after another. The detector itself stays where it stands.
     """
-    images = observations(images, "images", least=1)
     detector = copy.deepcopy(detector)
     lengths, alarmed = np.empty(len(streams), dtype=int), np.empty(len(streams), dtype=bool)
     for run, stream in enumerate(streams):
         detector.reset()
-        state = detector.update(images[stream])
+        state = detector.update(rows_of(images[stream]))
         lengths[run], alarmed[run] = state.time, state.drift
     return Runs(lengths, alarmed)
 
 
+def rows_of(images: np.ndarray) -> np.ndarray:
+    """The observations N D of images M D (one each) or M K D, in their order; ValueError where they are not finite."""
+    return observations(np.reshape(images, (-1, np.shape(images)[-1])), "images", least=1)
+
+
 def runs(detector: OnlineMMD, images: np.ndarray, number: int = 100, cap: int | None = None, seed: int = 0) -> Runs:
-    """Runs along streams of shuffled images (M D), each to its first alarm, or to `cap` images (default M).
+    """Runs along streams of shuffled images (M D or M K D), each to its first alarm, or to `cap` images (default M).
 
     Raises ValueError where the cap is not in 1..M.
     """
-    images = observations(images, "images", least=1)
     return follow(detector, images, orders([str(row) for row in range(len(images))], number, cap, seed))
 
 
 def achieved_run_length(
     detector: OnlineMMD, held_out: np.ndarray, number: int = 100, seed: int = 0, wells: Sequence[str] | None = None
 ) -> RunLength:
-    """The run length that in-control images (M D, one row each, none of them in the reference) really give.
+    """The run length that in-control images (M D or M K D, none of them in the reference) really give.
 
     With `wells` (of each image) the images of a well follow one another, as where a plate is predicted; without, all
     are shuffled. Warns in the log where it is below half of what was asked for: then the stream is not exchangeable
     with the reference. Raises ValueError where held-out rows stand in the reference.
     """
-    held_out = observations(held_out, "held_out", least=1)
     known = {row.tobytes() for row in detector.state_dict()["reference"]}
-    if shared := sum(row.tobytes() in known for row in detector.project(held_out)):
-        raise ValueError(f"{shared} of {len(held_out)} held-out images are in the reference: hold out others")
+    if shared := sum(row.tobytes() in known for row in detector.project(rows_of(held_out))):
+        raise ValueError(f"{shared} of {len(rows_of(held_out))} held-out rows are in the reference: hold out others")
     if wells is None:
         lengths, alarmed = runs(detector, held_out, number, seed=seed)
     else:
@@ -199,14 +201,14 @@ def achieved_run_length(
     return achieved
 
 
-def separability(clean: np.ndarray, drifted: np.ndarray, cap: int) -> float:
-    """AUC-ROC of minus the run length, capped at the stream's length, for telling drifted streams from clean ones.
+def separability(clean: np.ndarray, drifted: np.ndarray) -> float:
+    """AUC-ROC of minus the run length for telling drifted streams from clean ones.
 
-    Runs that meet the cap are ties and count half. Raises ValueError where there are no runs of one kind.
+    Runs that meet the end of their streams are ties and count half. Raises ValueError where there are none of one kind.
     """
     from sklearn.metrics import roc_auc_score
 
     if not len(clean) or not len(drifted):
         raise ValueError(f"{len(clean)} clean and {len(drifted)} drifted runs: both kinds are needed")
-    scores = -np.minimum(np.concatenate([clean, drifted]), cap)
+    scores = -np.concatenate([clean, drifted])
     return float(roc_auc_score(np.repeat([0, 1], [len(clean), len(drifted)]), scores))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,7 @@ from ..imaging.microscope.lab_errors import LAB_ERRORS
 from ..metrics.readouts import READOUTS
 from .drift import IN_CONTROL, MMDTest, OnlineMMD
 from .drift_figures import false_negatives, harm_against_alarm, run_lengths
-from .drift_runs import achieved_run_length, image_means, streams_of
+from .drift_runs import achieved_run_length, image_means, rows_of, streams_of
 from .drift_tables import (
     CLEAN,
     Condition,
@@ -29,7 +29,7 @@ from .drift_tables import (
     watch,
 )
 from .drift_words import captions, control_note, notes, verdict
-from .embedded import Pool, embedded
+from .embedded import Embedded, Pool, embedded
 from .judged import count
 from .result import StudyResult
 from .subject import Study, Subject
@@ -39,6 +39,7 @@ POOL: Pool = "mean"
 OF_SHAPE = ("count", "area")  # the readouts that say something where intensities cannot be compared
 FILE = "drift_detector.npz"
 Window = tuple[int, int, int]
+Unit = Literal["image", "crop"]
 MEND = (
     "draw a fresh plate (data.plate.seed=2027 data.plate.wells=300), or give more images of wells that the model was "
     "not trained on (data.root=...)"
@@ -48,14 +49,15 @@ MEND = (
 class Drift(Study):
     """Fits `detector` on images that the model was not trained on, keeps it as a file, and asks what it finds.
 
-    An observation is an image: the mean over its crops' pooled bottlenecks, over all of its grid, as `predict` sees it;
-    errors are of the crops that data.filters keeps, as in every study. Reference: training and validation split, less
-    the wells that the model saw. The test split is the stream, as it is and after `corruptions` (kind: severities of
-    table 9) and, where the microscope drew it, `mishaps` (imaging/microscope/lab_errors.py). `streams` random streams
-    of `length` images (null: as half of the test wells have), one image per well. A stream is harmful where its mean
-    relative error of any of `readouts` exceeds that of the clean images by more than `tolerance`. `windows` and
-    `run_times` (tables 10 and 11) are compared at defocus of `severity`. Raises ValueError for settings without a
-    meaning, for fewer than 50 reference images, and where the model was trained on test wells.
+    An observation is an image: the mean over its crops' pooled bottlenecks, over all of its grid, as `predict` sees it.
+    With unit="crop" it is a crop, as in the thesis, an image's one after another, to see what that does to the run
+    length in control: no file is kept. Errors are of the crops that data.filters keeps, as in every study. Reference:
+    training and validation split, less the wells that the model saw. The test split is the stream, as it is and after
+    `corruptions` (kind: severities of table 9) and, where the microscope drew it, `mishaps` (microscope/lab_errors.py).
+    `streams` random streams of `length` images (null: as half of the test wells have), one image per well. A stream is
+    harmful where its mean relative error of any of `readouts` exceeds that of the clean images by more than
+    `tolerance`. `windows` and `run_times` (tables 10 and 11) are compared at defocus of `severity`. Raises ValueError
+    for settings without a meaning, for fewer than 50 reference images, and where the model was trained on test wells.
     """
 
     of_pairs = True
@@ -69,6 +71,7 @@ class Drift(Study):
         tolerance: float = 0.2,
         streams: int = 100,
         length: int | None = None,
+        unit: Unit = "image",
         windows: Sequence[int] = (2, 5, 10, 15, 20),
         run_times: Sequence[float] = (32, 64, 128, 256),
         severity: int = 4,
@@ -76,7 +79,7 @@ class Drift(Study):
     ) -> None:
         self.detector, self.corruptions, self.mishaps = detector, corruptions, mishaps
         self.readouts, self.tolerance, self.streams, self.length = readouts, tolerance, streams, length
-        self.windows, self.run_times, self.severity, self.seed = windows, run_times, severity, seed
+        self.unit, self.windows, self.run_times, self.severity, self.seed = unit, windows, run_times, severity, seed
         known = {kind: set(levels) - {0} for kind, levels in SEVERITIES.items()}
         asked = [(kind, level) for kind, levels in corruptions.items() for level in levels]
         unknown = [f"{kind} {level}" for kind, level in asked if level not in known.get(kind, ())]
@@ -95,6 +98,8 @@ class Drift(Study):
                 "windows and run times are compared at a defocus that is there"
             )
 
+        if unit not in ("image", "crop"):
+            raise ValueError(f"study.unit is {unit!r}: an observation is an image or a crop")
         if not readouts or (strange := [name for name in readouts if name not in READOUTS]):
             wrong = f"there is no {strange[0]!r}" if readouts else "without any, nothing could ever be harmful"
             raise ValueError(f"study.readouts is {list(readouts)}: {wrong}; name some of {', '.join(READOUTS)}")
@@ -134,7 +139,7 @@ class Drift(Study):
         following = self._conditions(subject)
         clean = next(following)
         reference = self._reference(subject, held_out)
-        detector = self.detector.fit(reference, identity)
+        detector = self.detector.fit(rows_of(reference), identity)
         wells = list(clean.images["group"])
         streams = streams_of(wells, self.streams, self.length or max(len(set(wells)) // 2, 2), self.seed)
         conditions = [clean, *following]
@@ -143,13 +148,18 @@ class Drift(Study):
             achieved.append(achieved_run_length(detector, clean.values, self.streams, self.seed, wells))
         detector.in_control = {name: getattr(achieved[-1], name) for name in IN_CONTROL}
         rows = watch(
-            detector, MMDTest(detector.project(reference)), conditions, streams.shown, self.readouts, self.tolerance
+            detector,
+            MMDTest(detector.project(rows_of(reference))),
+            conditions,
+            streams.shown,
+            self.readouts,
+            self.tolerance,
         )
         left = [watch(detector, None, conditions, order, self.readouts, self.tolerance) for order in streams.left]
         defocused = {c.severity: c.values for c in conditions if c.family == "defocus"}
         separated = separability_table(
             detector,
-            reference,
+            rows_of(reference),
             clean.values,
             defocused,
             streams,
@@ -180,7 +190,7 @@ class Drift(Study):
             figures={
                 "harm_against_alarm": harm_against_alarm(tables["conditions"], self.readouts, self.tolerance),
                 "false_negatives": false_negatives(rows, tables["conditions"]),
-                "run_lengths": run_lengths(rows, detector.expected_run_time),
+                "run_lengths": run_lengths(rows, detector.expected_run_time, self.unit),
             },
             main="harm_and_alarm",
             captions=captions(
@@ -191,12 +201,16 @@ class Drift(Study):
                 self.severity,
                 "fixed_or_not" in tables,
                 leaky,
+                self.unit,
             ),
             notes=[
                 f"The fitted detector is {FILE} beside this page: python predict.py ckpt_path={origin.path} "
-                f"plate=PLATE drift={FILE} flags images like those that it alarms at.",
+                f"plate=PLATE drift={FILE} flags images like those that it alarms at."
+                if self.unit == "image"
+                else "No detector is kept: predict.py looks at images (study.unit=image).",
                 *notes(
                     achieved,
+                    self.unit,
                     len(reference),
                     len(clean.images),
                     undefined,
@@ -207,7 +221,7 @@ class Drift(Study):
                 *control_note(tables["conditions"]),
             ],
             verdict=verdict(crossed, aucs, achieved[-1], streams.shown.shape[1], leaky),
-            files={FILE: detector.save},
+            files={FILE: detector.save} if self.unit == "image" else {},
         )
 
     def _reference_rows(self, data: Any, seen: frozenset[str]) -> dict[str, list[int]]:
@@ -228,13 +242,27 @@ class Drift(Study):
         return rows
 
     def _reference(self, subject: Subject, rows: dict[str, list[int]]) -> np.ndarray:
-        """Embeddings N D of the images in these rows, by split, as an evaluation sees them."""
+        """Embeddings N K D of the images in these rows, by split, as an evaluation sees them."""
         assert subject.module is not None
         data, module, parts = subject.datamodule, subject.module(None), []
         for own in filter(None, rows.values()):
             found = embedded(module, data.patches("test").plain(grid(data, own)), POOL)
-            parts.append(image_means(found.values, found.fields)[0])
+            parts.append(self._observations(found)[0])
         return np.concatenate(parts)
+
+    def _observations(self, found: Embedded) -> tuple[np.ndarray, list[str]]:
+        """What a stream shows of M images, M K D: the mean of each one's crops (K = 1) or all of them; their names."""
+        means, names = image_means(found.values, found.fields)
+        if self.unit == "image":
+            return means[:, None], names
+        fields = np.array(found.fields)
+        crops = [found.values[fields == name] for name in names]
+        if len(numbers := sorted({len(own) for own in crops})) > 1:
+            raise ValueError(
+                f"images give {numbers[0]} to {numbers[-1]} crops, and study.unit=crop needs as many of each: give "
+                "fields of one size, or take study.unit=image"
+            )
+        return np.stack(crops), names
 
     def _identity(self, path: Any) -> dict[str, Any]:
         """What `predict` holds against its own model before it uses the detector."""
@@ -263,7 +291,7 @@ class Drift(Study):
         fields = {samples.name(number): samples.field(number) for number in range(len(samples))}
         errors = image_errors(subject.judge(None, samples), fields, self.readouts)
         found = embedded(subject.module(None), samples.plain(whole), POOL)
-        values, names = image_means(found.values, found.fields)
+        values, names = self._observations(found)
         images = errors.drop(columns="group").set_index("id").reindex(sorted(names)).rename_axis("id").reset_index()
         images.insert(1, "group", images["id"].map(dict(zip(found.fields, found.groups, strict=True))))
         order = {name: row for row, name in enumerate(names)}

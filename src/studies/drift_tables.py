@@ -11,7 +11,7 @@ import pandas as pd
 
 from ..imaging.corruptions import SEVERITIES
 from .drift import MMDTest, OnlineMMD
-from .drift_runs import Streams, achieved_run_length, follow, jackknife, separability
+from .drift_runs import Streams, achieved_run_length, follow, jackknife, rows_of, separability
 
 log = logging.getLogger(__name__)
 CLEAN = "clean"
@@ -27,8 +27,8 @@ THESIS_FIXED_AUC = 0.91
 class Condition(NamedTuple):
     """What test images went through: `family` and `severity` of a corruption, or the name of a lab error (severity 0).
 
-    `kind` is clean, corruption or lab error. values M D: an embedding per image; images: their table, M rows in the
-    same order, with the relative `<readout> error` of each readout, pearson/r, and control/r where it was measured.
+    `kind` is clean, corruption or lab error. values M K D: what a stream shows of each image; images: their table, M
+    rows in the same order, with the relative `<readout> error` of each readout, pearson/r, and control/r if measured.
     """
 
     kind: str
@@ -79,7 +79,7 @@ def watch(
 
     The first condition is the clean one. The excess of a readout is the stream's mean relative error less that of the
     clean images of the same fields; harmful where any is above `tolerance`. The offline test, if asked, is of the
-    detector's reference, and given as many images from the stream's start as the online window holds.
+    detector's reference, and given as many observations from the stream's start as the online window holds.
     """
     columns = [f"{name} error" for name in readouts]
     clean = conditions[0].images[columns].to_numpy()
@@ -96,9 +96,8 @@ def watch(
             | {"alarm": found.alarmed, "corrupted": condition.name != CLEAN}
         )
         if offline is not None:
-            values = detector.project(condition.values)
-            seen = [values[stream[: detector.window]] for stream in streams]
-            table["offline alarm"] = [offline.test(images).drift for images in seen]
+            seen = [rows_of(condition.values[stream])[: detector.window] for stream in streams]
+            table["offline alarm"] = [offline.test(detector.project(rows)).drift for rows in seen]
         if "control/r" in condition.images:
             table["control r"] = pd.DataFrame(condition.images["control/r"].to_numpy()[streams]).mean(axis=1)
         table[[f"excess {name} error" for name in readouts]] = mean
@@ -116,7 +115,6 @@ def condition_table(
 
     `left` are tables like `streams`, each without one group of wells (`Streams.left`): they give the intervals.
     """
-    cap = int(streams["run length"].max())
     clean = streams.loc[streams["condition"] == CLEAN, "run length"].to_numpy()
     rows = []
     for condition in conditions:
@@ -135,7 +133,7 @@ def condition_table(
         low, high = jackknife(own["alarm"].mean(), alarms)
         row |= {"harmful": own["harmful"].mean(), "alarm": own["alarm"].mean(), "alarm low": low, "alarm high": high}
         row |= {"median run": float(np.median(lengths)), "offline alarm": own["offline alarm"].mean()}
-        auc = np.nan if condition.name == CLEAN else separability(clean, lengths, cap)
+        auc = np.nan if condition.name == CLEAN else separability(clean, lengths)
         rows.append(row | {"AUC against clean": auc, "images": len(images), "wells": images["group"].nunique()})
     return pd.DataFrame(rows)
 
@@ -169,7 +167,7 @@ def finds(streams: pd.DataFrame, label: str, left: Sequence[pd.DataFrame] = ()) 
 
     def auc(table: pd.DataFrame) -> float:
         own, lengths = table[label].to_numpy(bool), table["run length"].to_numpy()
-        return np.nan if own.all() or not own.any() else separability(lengths[~own], lengths[own], lengths.max())
+        return np.nan if own.all() or not own.any() else separability(lengths[~own], lengths[own])
 
     return _with_interval(auc(streams), [auc(table) for table in left])
 
@@ -203,7 +201,7 @@ def separability_table(
 ) -> pd.DataFrame:
     """AUC-ROC of minus the run length, clean against defocused, by window, run time and severity: tables 10 to 12.
 
-    clean and drifted (by severity) M D: embeddings of the same images. Windows and run times are compared at
+    clean and drifted (by severity) M K D: embeddings of the same images. Windows and run times are compared at
     `severity`; other detectors than the fitted one are fitted on the same reference (N D). Beside each the
     in-control run length.
     """
@@ -213,7 +211,7 @@ def separability_table(
     wanted += [("expected run time", time, detector.window, time, severity, THESIS_RUN_TIMES) for time in run_times]
     own = (detector.window, detector.expected_run_time)
     wanted += [("defocus severity", level, *own, level, THESIS_DEFOCUS) for level in drifted]
-    orders, (number, cap) = (streams.shown, *streams.left), streams.shown.shape
+    orders, number = (streams.shown, *streams.left), len(streams.shown)
     rows, fitted = [], {own: (detector, achieved_run_length(detector, clean, number, seed))}
     undisturbed: dict[tuple[int, float], list[np.ndarray]] = {}
     for varied, value, window, run_time, level, thesis in wanted:
@@ -229,7 +227,7 @@ def separability_table(
         if (window, run_time) not in undisturbed:
             undisturbed[window, run_time] = [follow(other, clean, order).lengths for order in orders]
         disturbed = [follow(other, drifted[level], order).lengths for order in orders]
-        aucs = [separability(*pair, cap) for pair in zip(undisturbed[window, run_time], disturbed, strict=True)]
+        aucs = [separability(*pair) for pair in zip(undisturbed[window, run_time], disturbed, strict=True)]
         row |= _with_interval(aucs[0], aucs[1:])
         row |= {"in-control run": achieved.mean, "SE": achieved.standard_error}
         rows.append(row | {"target": run_time, "alarms": achieved.alarms})

@@ -43,8 +43,9 @@ def captions(
     severity: int,
     living: bool,
     leaky: bool,
+    unit: str = "image",
 ) -> dict[str, str]:
-    """Captions of every table and figure; `streams` are their number and length, `living`: cells not fixed are."""
+    """Captions of every table and figure: number and length of the `streams`, whether `living` cells are among them."""
     brackets = "Brackets: 95 %, jackknife over groups of wells."
     texts = {
         "harm_and_alarm": f"{streams[0]} streams of {streams[1]} images for each of {conditions} conditions, by harm "
@@ -52,7 +53,7 @@ def captions(
         f"r: of the organelle without contrast. {brackets}",
         "conditions": "Errors: mean over images of |predicted - true| / true, of their crops that data.filters keeps; "
         "excess: above the clean images of the same fields. harmful, alarm, offline alarm: shares of streams. median "
-        f"run: images up to the alarm. {brackets}",
+        f"run: {unit}s up to the alarm. {brackets}",
         "separability": "Tables 10 to 12 of the thesis: AUC-ROC of minus the run length, clean against defocus "
         f"(severity {severity} where another setting varies). {brackets} in-control run: mean run on clean images, "
         "shuffled, with its standard error; inf: no alarm.",
@@ -62,10 +63,10 @@ def captions(
         "harm_against_alarm": "Conditions from the least to the most harmful: how far errors exceed those of clean "
         "images (left, dashed: tolerance), and how many streams end in an alarm (right).",
         "false_negatives": "Figure 58 of the thesis: streams that no detector noticed, against severity. The offline "
-        "test sees as many images as the online window holds. Bars: share of streams that are harmful. Whiskers: 95 %, "
-        "jackknife over groups of wells.",
+        f"test sees as many {unit}s as the online window holds. Bars: share of streams that are harmful. Whiskers: 95 "
+        "%, jackknife over groups of wells.",
         "run_lengths": "Figures 59 to 61 of the thesis: share of streams still without an alarm. Dashed: the promise "
-        "in control, (1 - 1 / expected run time) to the power of the images.",
+        f"in control, (1 - 1 / expected run time) to the power of the {unit}s.",
     }
     if living:
         texts["fixed_or_not"] = (
@@ -77,6 +78,7 @@ def captions(
 
 def notes(
     achieved: Sequence[RunLength],
+    unit: str,
     reference: int,
     held_out: int,
     undefined: int,
@@ -89,6 +91,7 @@ def notes(
     The last of the run lengths is the one that `predict` will meet.
     """
     found = ". ".join(str(one).capitalize() for one in achieved)
+    of = ", the mean over its crops" if unit == "image" else ", and an image's follow one another"
     texts = [
         f"{found}. Its error is of the runs alone: they share one reference ({reference} images) and one set of "
         f"{count(held_out, 'held-out image')}.",
@@ -96,7 +99,7 @@ def notes(
         "without each. More streams do not make them narrower than the wells allow; few make them wide: of 100, on "
         "simulated embeddings, about twice the spread over new wells. The reference is one, conditions are fixed. "
         "Where no group changes anything, as where all streams alarm, there is no interval.",
-        "The observation is the image, the mean over its crops. Crops of one image resemble each other: fed one by one "
+        f"The observation is the {unit}{of}. Crops of one image resemble each other: fed one by one "
         "they make alarms come many times too often. On simulated embeddings whose crops correlate by 0.1, runs of 128 "
         "became runs of 8, about as short as the thesis reports (section 4.3.3.1: 7 in distribution).",
         "The promise holds for images exchangeable with the reference: of the same plates, microscope and days. "
