@@ -11,7 +11,9 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from scipy import ndimage
 
+from phenokeep.datamodules import patches
 from phenokeep.datamodules.pairs import CropFilter, Pairs
+from phenokeep.datamodules.patches import FieldReader
 from phenokeep.datamodules.scaling import Scaling
 from phenokeep.imaging.augment import PairAugment
 from phenokeep.imaging.io import write_image
@@ -101,6 +103,18 @@ def test_data_prepare_targets_alone_before_they_are_cut(plate, pairs):
 
 SETTINGS = {"radius": None, "shrink": 4, "percentile": 90}
 GOLGI = {"gfp": {"_target_": f"{PREPARE}.GolgiPrepared", **SETTINGS}}
+
+
+def test_a_prepared_stain_is_made_once_as_long_as_memory_allows(pairs, monkeypatch):
+    made = []
+    prepare = {"gfp": lambda image: made.append(1) or image}
+    for limit, times in ((patches.CACHED_BYTES, 1), (0, 2)):
+        monkeypatch.setattr(patches, "CACHED_BYTES", limit)
+        reader = FieldReader(pairs().index, ["dic", "gfp"], None, prepare=prepare)
+        made.clear()
+        for row in [*range(len(reader.index))] * 2:
+            assert reader.image(row) is reader.image(row)
+        assert len(made) == times * len(reader.index)
 
 
 def test_a_checkpoint_says_how_targets_were_prepared(plate, pairs, caplog):

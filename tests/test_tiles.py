@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from phenokeep.imaging.tiles import Zoom, is_blank, normalise_patch
+from phenokeep.imaging.tiles import Zoom, _blurred, is_blank, normalise_patch
 
 
 def test_presets_cut_a_field_as_published():
@@ -98,6 +98,13 @@ def test_empty_noise_is_blank_and_one_faint_nucleus_is_not(zoom, seed):
     assert is_blank(zoom.cut(drawn(seed, 0, shading=0.3), 0, 0))
     assert not is_blank(zoom.cut(drawn(seed, 6), 0, 0))
     assert not is_blank(zoom.cut(drawn(seed, 6, shading=0.3), 0, 0))
+
+
+@pytest.mark.parametrize("shape", [(256, 256), (60, 33)])
+@pytest.mark.parametrize("sigma", [2.0, 24.0])
+def test_the_blank_rule_blurs_as_scipy_does(shape, sigma):
+    counts = np.random.default_rng(3).poisson(150, shape).astype(np.float32)
+    np.testing.assert_allclose(_blurred(counts, sigma), ndimage.gaussian_filter(counts, sigma), atol=1e-3)
 
 
 def test_crowded_patches_are_not_blank_and_hot_pixels_are():

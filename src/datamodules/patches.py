@@ -1,5 +1,6 @@
 """Patches of fields of view: what their datasets share, and patches with holes for the inpainting DataModules."""
 
+import math
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
@@ -11,14 +12,15 @@ import pandas as pd
 import torch
 from torch.utils.data import Dataset
 
-from ..imaging.io import read_image, read_labels
+from ..imaging.io import read_header, read_image, read_labels
 from ..imaging.pixelsize import rescale
 from ..imaging.tiles import Zoom
 from .layouts import TableError
 from .scaling import Scaling
 
-# Images kept in memory per process; one of 2160 x 2160 pixels of 16 bit is 9 MB.
-CACHED_IMAGES = 64
+# What a process keeps of images: 57 of 2160 x 2160 pixels of 16 bit, or 1024 of 512 x 512.
+CACHED_BYTES = 2**29
+CACHED_LABELS = 64
 
 EdgeMaker = Callable[..., np.ndarray]  # image Y X C and rng to edges Y X: see imaging/edges.py
 
@@ -55,15 +57,20 @@ class FieldReader:
         self.factors = [1.0] * len(index) if factors is None else [float(factor) for factor in factors]
         self.prepare = dict(prepare or {})
         self.nearest = {name for name, step in self.prepare.items() if getattr(step, "nearest", False)}
-        kept = max(CACHED_IMAGES // len(self.channels), 4)
-        self._as_read, self._image = lru_cache(kept)(self._read), lru_cache(kept)(self._prepared)
-        self._labels = lru_cache(CACHED_IMAGES)(self._read_labels)
+        self._as_read, self._image = (lru_cache(self._kept())(read) for read in (self._read, self._prepared))
+        self._labels = lru_cache(CACHED_LABELS)(self._read_labels)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("index", "channels", "objects", "factors", "prepare")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
+
+    def _kept(self) -> int:
+        """How many fields as large as the first are kept."""
+        header = read_header(Path(self.index[f"image_{self.channels[0]}"].iloc[0]))
+        pixels = math.prod(header.shape) * self.factors[0] ** 2
+        return max(int(CACHED_BYTES / (pixels * header.dtype.itemsize * len(self.channels))), 4)
 
     def _read(self, row: int) -> list[np.ndarray]:
         images = [read_image(Path(self.index[f"image_{channel}"].iloc[row])) for channel in self.channels]

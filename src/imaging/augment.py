@@ -79,7 +79,10 @@ def measured(places: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 def _mirrored(places: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Places outside an image of `shape` (Y X), mirrored about its border's pixels into it."""
     ends = np.array(shape)[:, None, None] - 1.0
-    return ends - np.abs(ends - np.abs(places) % np.maximum(2 * ends, 1))
+    inside = np.abs(places)
+    if (inside > 2 * ends).any():  # the remainder is slow, and seldom needed
+        inside %= np.maximum(2 * ends, 1)
+    return np.asarray(ends - np.abs(ends - inside))
 
 
 @dataclass(frozen=True)
