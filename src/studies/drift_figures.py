@@ -29,7 +29,7 @@ def harm_against_alarm(conditions: pd.DataFrame, readouts: Sequence[str], tolera
     left.axvline(0, color=CONTROL, linewidth=0.8)
     beyond = f" (at {FARTHEST:g}: or more)" if (table[columns] > FARTHEST).any(axis=None) else ""
     left.set_xlabel(f"excess relative error{beyond}", fontsize=11)
-    left.legend(loc="lower right", fontsize=10, frameon=False)
+    left.legend(loc="lower right", fontsize=10, framealpha=1, edgecolor="none")
     left.set_yticks(places, table["condition"])
     harmful = table["harmful"].to_numpy()
     colours = [
@@ -60,7 +60,8 @@ def false_negatives(streams: pd.DataFrame, conditions: pd.DataFrame) -> Figure:
     limits = conditions.set_index("condition")[["alarm", "alarm low", "alarm high"]]
     families = list(dict.fromkeys(streams.loc[streams["kind"] == "corruption", "family"]))
     clean = streams[streams["condition"] == CLEAN]
-    figure = Figure(figsize=(3.6 * len(families) + 0.4, 3.7), layout="constrained")
+    columns = min(len(families), 3)  # of the legend
+    figure = Figure(figsize=(3.6 * len(families) + 0.4, 3.4 + 0.3 * (4 - columns)), layout="constrained")
     panels = figure.subplots(1, len(families), sharey=True, squeeze=False)[0]
     for axes, family in zip(panels, families, strict=True):
         own = pd.concat([clean.assign(severity=0), streams[streams["family"] == family]])
@@ -78,7 +79,7 @@ def false_negatives(streams: pd.DataFrame, conditions: pd.DataFrame) -> Figure:
         tidy(axes)
     panels[0].set_ylabel("share of streams", fontsize=11)
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False, fontsize=11)
+    figure.legend(handles, labels, loc="outside upper center", ncols=columns, frameon=False, fontsize=11)
     return figure
 
 
