@@ -9,13 +9,14 @@ import shutil
 import struct
 import zipfile
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning as pl
 import torch
 
 from phenokeep import run
-from phenokeep.callbacks import AtomicCheckpoints, FiniteLoss, NotFinite, Room, check_writable
+from phenokeep.callbacks import AtomicCheckpoints, CollapsedOutput, FiniteLoss, NotFinite, Room, check_writable
 from phenokeep.checkpoint import CheckpointError, read_checkpoint
 from phenokeep.run import train
 
@@ -295,4 +296,18 @@ def test_weights_that_are_no_numbers_never_reach_the_disk(config, spoil, tmp_pat
 
 def test_guards_are_on_by_default(config):
     kinds = {type(callback) for callback in run._callbacks(config())}
-    assert {FiniteLoss, Room} <= kinds
+    assert {CollapsedOutput, FiniteLoss, Room} <= kinds
+
+
+@pytest.mark.parametrize(("alive", "sanity", "warned"), [(None, False, True), (1, False, False), (None, True, False)])
+def test_a_network_that_draws_constant_images_is_told(alive, sanity, warned, caplog):
+    strategy = SimpleNamespace(reduce_boolean_decision=lambda decision, all: decision)
+    trainer, guard = SimpleNamespace(global_step=36, sanity_checking=sanity, strategy=strategy), CollapsedOutput()
+    guard.on_validation_epoch_start(trainer, None)
+    for number in range(3):
+        drawn = torch.tensor([0.2, 0.7]).reshape(2, 1, 1, 1) + torch.zeros(2, 2, 8, 8)  # each constant, none alike
+        if number == alive:
+            drawn[1, 1, 3, 4] += 0.01
+        guard.on_validation_batch_end(trainer, None, {"prediction": drawn.bfloat16()}, None, number)
+    guard.on_validation_epoch_end(trainer, None)
+    assert ("after step 36 every image that the network draws is constant" in caplog.text) == warned

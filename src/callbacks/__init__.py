@@ -1,7 +1,7 @@
 """Callbacks: what watches a run, guards it and writes things down."""
 
 from .checkpoints import Best, Last, Provenance, Reproducible
-from .guards import FiniteLoss, NotFinite, Room, check_writable
+from .guards import CollapsedOutput, FiniteLoss, NotFinite, Room, check_writable
 from .metrics import Measured, PhenotypeMetrics
 from .pictures import ImageGrid
 from .wandb import Wandb
@@ -10,6 +10,7 @@ from .writing import AtomicCheckpoints
 __all__ = [
     "AtomicCheckpoints",
     "Best",
+    "CollapsedOutput",
     "FiniteLoss",
     "ImageGrid",
     "Last",

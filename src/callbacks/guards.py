@@ -1,5 +1,6 @@
-"""What stops a run before it does harm: a loss that is no number, a disk without room."""
+"""What stops a run before it does harm: a loss that is no number, a disk without room; or warns of one that is dead."""
 
+import logging
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -13,6 +14,9 @@ from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 
 from .checkpoints import Last
+
+log = logging.getLogger(__name__)
+LEAST_SPAN = 1e-3  # of [0, 1], between an image's darkest and brightest pixel
 
 
 class NotFinite(ValueError):
@@ -52,6 +56,31 @@ class FiniteLoss(pl.Callback):
                     f"after step {trainer.global_step} {name} holds NaN or infinity though every loss was finite (a "
                     "gradient was not); no checkpoint of it was written"
                 )
+
+
+class CollapsedOutput(pl.Callback):
+    """Warns after a validation in which every image that the network drew is constant.
+
+    A sigmoid far out has no gradient, and Pearson's loss none on a constant image: such a run seldom recovers.
+    """
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.collapsed = True
+
+    def on_validation_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
+    ) -> None:
+        drawn = outputs["prediction"].float()
+        span = drawn.amax((-2, -1)) - drawn.amin((-2, -1))
+        self.collapsed = self.collapsed and bool((span < LEAST_SPAN).all())
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.strategy.reduce_boolean_decision(self.collapsed, all=True) and not trainer.sanity_checking:
+            log.warning(
+                "after step %d every image that the network draws is constant. From there it seldom learns again: "
+                "stop, and start with a lower learning rate (a quarter of this one)",
+                trainer.global_step,
+            )
 
 
 def _trained(trainer: pl.Trainer, pl_module: pl.LightningModule) -> Iterator[tuple[str, Tensor]]:
