@@ -281,8 +281,7 @@ class Data(SimpleNamespace):
     """Fields of `crops` crops each; 60 wells in training, 10 in validation, 24 in the test split.
 
     No crop of the rows in `dropped` is of use, else the first; `per_well` fields make a well and share `alike` of what
-    a model sees;
-    those of the test split are `offset` beside the others.
+    a model sees; those of the test split are `offset` beside the others.
     """
 
     of_pairs, comparable, train_only = True, True, None

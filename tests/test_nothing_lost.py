@@ -307,7 +307,7 @@ def test_a_network_that_draws_constant_images_is_told(alive, sanity, warned, cap
     for number in range(3):
         drawn = torch.tensor([0.2, 0.7]).reshape(2, 1, 1, 1) + torch.zeros(2, 2, 8, 8)  # each constant, none alike
         if number == alive:
-            drawn[1, 1, 3, 4] += 0.01
-        guard.on_validation_batch_end(trainer, None, {"prediction": drawn.bfloat16()}, None, number)
+            drawn[1, 1, 3, 4] += 1e-5
+        guard.on_validation_batch_end(trainer, None, {"prediction": drawn}, None, number)
     guard.on_validation_epoch_end(trainer, None)
     assert ("after step 36 every image that the network draws is constant" in caplog.text) == warned

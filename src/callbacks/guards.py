@@ -16,7 +16,6 @@ from torch import Tensor
 from .checkpoints import Last
 
 log = logging.getLogger(__name__)
-LEAST_SPAN = 1e-3  # of [0, 1], between an image's darkest and brightest pixel
 
 
 class NotFinite(ValueError):
@@ -59,9 +58,10 @@ class FiniteLoss(pl.Callback):
 
 
 class CollapsedOutput(pl.Callback):
-    """Warns after a validation in which every image that the network drew is constant.
+    """Warns after a validation in which every image that the network drew is constant, to the last bit.
 
-    A sigmoid far out has no gradient, and Pearson's loss none on a constant image: such a run seldom recovers.
+    A sigmoid far out has no gradient, and Pearson's loss none on a constant image. Nearly constant images are none: a
+    healthy network draws them in its first validations, while its batch norms settle.
     """
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -70,15 +70,14 @@ class CollapsedOutput(pl.Callback):
     def on_validation_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any
     ) -> None:
-        drawn = outputs["prediction"].float()
-        span = drawn.amax((-2, -1)) - drawn.amin((-2, -1))
-        self.collapsed = self.collapsed and bool((span < LEAST_SPAN).all())
+        drawn = outputs["prediction"]
+        self.collapsed = self.collapsed and bool((drawn.amax((-2, -1)) == drawn.amin((-2, -1))).all())
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.strategy.reduce_boolean_decision(self.collapsed, all=True) and not trainer.sanity_checking:
             log.warning(
-                "after step %d every image that the network draws is constant. From there it seldom learns again: "
-                "stop, and start with a lower learning rate (a quarter of this one)",
+                "after step %d every image that the network draws is constant: where its loss stands still, too, it "
+                "will not learn again; stop, and start with a lower learning rate (a quarter of this one)",
                 trainer.global_step,
             )
 

@@ -28,7 +28,7 @@ from .drift_tables import (
     separability_table,
     watch,
 )
-from .drift_words import captions, control_note, notes, verdict
+from .drift_words import NOT_KEPT, captions, control_note, detector_note, notes, verdict
 from .embedded import Embedded, Pool, embedded
 from .judged import count
 from .result import StudyResult
@@ -183,7 +183,7 @@ class Drift(Study):
         }
         columns = [f"{name} error" for name in self.readouts]
         undefined = sum(int(c.images[columns].isna().any(axis=1).sum()) for c in conditions)
-        drawn, leaky = bool(drawn_plates(data)), subject.leaky_split
+        drawn, leaky, kept = bool(drawn_plates(data)), subject.leaky_split, self.unit == "image"
         return StudyResult(
             title="Drift: does the alarm find the errors that matter?",
             tables=tables,
@@ -204,10 +204,7 @@ class Drift(Study):
                 self.unit,
             ),
             notes=[
-                f"The fitted detector is {FILE} beside this page: python predict.py ckpt_path={origin.path} "
-                f"plate=PLATE drift={FILE} flags images like those that it alarms at."
-                if self.unit == "image"
-                else "No detector is kept: predict.py looks at images (study.unit=image).",
+                detector_note(FILE, origin.path) if kept else NOT_KEPT,
                 *notes(
                     achieved,
                     self.unit,
@@ -221,7 +218,7 @@ class Drift(Study):
                 *control_note(tables["conditions"]),
             ],
             verdict=verdict(crossed, aucs, achieved[-1], streams.shown.shape[1], leaky),
-            files={FILE: detector.save} if self.unit == "image" else {},
+            files={FILE: detector.save} if kept else {},
         )
 
     def _reference_rows(self, data: Any, seen: frozenset[str]) -> dict[str, list[int]]:

@@ -12,6 +12,7 @@ from .drift_tables import CLEAN
 from .judged import count, number
 
 FEW_IMAGES = 200
+NOT_KEPT = "No detector is kept: predict.py looks at images (study.unit=image)."
 
 
 def verdict(
@@ -133,6 +134,14 @@ def notes(
     if leaky_split:
         texts.insert(0, "Leaky split: reference and stream share wells, so the in-control run is too good.")
     return texts
+
+
+def detector_note(file: str, checkpoint: object) -> str:
+    """Where the fitted detector is, and the command that uses it."""
+    return (
+        f"The fitted detector is {file} beside this page: python predict.py ckpt_path={checkpoint} plate=PLATE "
+        f"drift={file} flags images like those that it alarms at."
+    )
 
 
 def control_note(conditions: pd.DataFrame) -> list[str]:
