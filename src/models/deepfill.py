@@ -18,12 +18,14 @@ class DeepFill(Adversarial):
 
     The networks work in [-1, 1], the hole is 0. Generator's terms: `l1_stage1` and `l1_stage2`, the mean absolute
     errors of both stages over the whole image, and `adversarial`, the hinge loss of the composite; published weights
-    1. Discriminator's terms: `real` and `fake`, hinge losses of image and mask; published weights 0.5. `variant` and
-    `fuse` are the generator's (see there). Evaluation returns the composite in [0, 1] as `prediction`; a field with a
-    side beyond `largest` px is restored in overlapping tiles of that size, one at a time, because the attention's
-    memory grows with the fourth power of the side: a tile's holes know nothing of what lies outside the tile.
+    1. Discriminator's terms: `real` and `fake`, hinge losses of image and mask; published weights 0.5. `variant`,
+    `fuse` and `init` are the generator's (see there). Evaluation returns the composite in [0, 1] as `prediction`; a
+    field with a side beyond `largest` px is restored in overlapping tiles of that size, one at a time, because the
+    attention's memory grows with the fourth power of the side: a tile's holes know nothing of what lies outside the
+    tile. Smaller images are restored as many at once as take the attention's memory of one such tile. Training takes
+    batches whole.
 
-    Raises ValueError for an unknown variant, for `largest` under 64.
+    Raises ValueError for an unknown variant or init, for `largest` under 64.
     """
 
     published: ClassVar[dict[str, str]] = {
@@ -36,6 +38,7 @@ class DeepFill(Adversarial):
         in_channels: int = 1,
         variant: str = "official",
         fuse: bool = True,
+        init: str = "preserving",
         largest: int = 512,
         generator_lr: float = 1e-4,
         discriminator_lr: float = 1e-4,
@@ -46,7 +49,7 @@ class DeepFill(Adversarial):
             raise ValueError(
                 f"model.largest is {largest}: tiles of 64 px or more are meant, so that they show something"
             )
-        self.generator = Generator(in_channels, variant, fuse)
+        self.generator = Generator(in_channels, variant, fuse, init)
         self.discriminator = Discriminator(in_channels + 1, variant)
         self.largest = largest
 
@@ -90,7 +93,9 @@ class DeepFill(Adversarial):
     test_step = predict_step = validation_step
 
     def _restored(self, source: Tensor, mask: Tensor) -> Tensor:
-        return (self(source, mask)["stage2"].float() + 1) / 2
+        at_once = max(1, int((self.largest**2 / (source.shape[-2] * source.shape[-1])) ** 2))
+        parts = zip(source.split(at_once), mask.split(at_once), strict=True)
+        return torch.cat([(self(*part)["stage2"].float() + 1) / 2 for part in parts])
 
     def _tiled(self, source: Tensor, mask: Tensor) -> Tensor:
         """One field C Y X in [0, 1] with its mask 1 Y X, restored tile by tile where there is a hole."""

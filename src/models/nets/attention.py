@@ -14,7 +14,7 @@ class ContextualAttention(nn.Module):
     TensorFlow does there. Every sample is masked by its own mask; the published code takes the first one's for all.
     Scores and softmax are float32 under autocast too, in the precision of torch.set_float32_matmul_precision.
 
-    Memory is quadratic in the positions L = Y X / 4: six matrices of 4 L^2 bytes at once, of which training keeps one
+    Memory is quadratic in the positions L = Y X / 4: six matrices of 4 L^2 bytes a sample, of which training keeps one
     (under bf16 autocast half a one more). A matrix has 4 MB for an image of 256x256, 67 MB for 512x512, 21 GB for
     2160x2160.
 

@@ -1,5 +1,7 @@
 """DeepFill v2's generator of gated convolutions and its patch discriminator (Yu et al. 2019)."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import elu, interpolate, leaky_relu, pad, relu
@@ -8,6 +10,8 @@ from .attention import ContextualAttention
 from .spectral import SpectralConv2d
 
 VARIANTS = ("official", "pytorch_port")
+INITS = ("preserving", "published")
+GAIN = 2.3  # 1 / the root mean square of elu(a) sigmoid(b), a and b normal with variance 1
 # The layers in their order, as the two published key forms name them.
 HEAD = {
     "official": "1 2_downsample 3 4_downsample 5 6 7_atrous 8_atrous 9_atrous 10_atrous",
@@ -90,7 +94,6 @@ class Gated(nn.Module):
         padding = 0 if self.uneven else dilation * (kernel - 1) // 2
         self.conv = nn.Conv2d(inputs, 2 * outputs, kernel, stride, padding, dilation)
         self.upsample, self.activation = upsample, activation
-        _initialise(self.conv)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.upsample:
@@ -110,15 +113,19 @@ class _Output(nn.Module):
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(inputs, outputs, 3, padding=1)
-        _initialise(self.conv)
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.tanh(self.conv(x))
 
 
-def _initialise(conv: nn.Conv2d) -> None:
+@torch.no_grad()
+def _initialise(conv: nn.Conv2d, init: str) -> None:
     assert conv.bias is not None
-    nn.init.kaiming_uniform_(conv.weight, mode="fan_out")
+    if init == "published":
+        nn.init.kaiming_uniform_(conv.weight, mode="fan_out")
+    else:
+        bound = GAIN * math.sqrt(3 / conv.weight[0].numel())
+        nn.init.uniform_(conv.weight, -bound, bound)
     nn.init.zeros_(conv.bias)
 
 
@@ -159,11 +166,20 @@ class Generator(nn.Module):
     `pytorch_port` as the port for which states_pt_*.pth were fine-tuned; the parameters are the same, the images are
     not. `fuse` is the attention's; the port that reads converted official weights leaves it out.
 
-    Raises ValueError for sides not divisible by 8.
+    `init` is how the weights are drawn: `preserving` so that what is normal with variance 1 keeps its mean square
+    through a gated layer, `published` as the port does (Kaiming's uniform over the outputs), where a layer loses more
+    than half of its signal and the seventeenth is left with a ten-millionth: bfloat16 rounds that away, and the
+    network learns a constant image.
+
+    Raises ValueError for an unknown variant or init, and for sides not divisible by 8.
     """
 
-    def __init__(self, in_channels: int = 1, variant: str = "official", fuse: bool = True) -> None:
+    def __init__(
+        self, in_channels: int = 1, variant: str = "official", fuse: bool = True, init: str = "preserving"
+    ) -> None:
         super().__init__()
+        if init not in INITS:
+            raise ValueError(f"DeepFill v2 has no init {init!r}: choose {' or '.join(INITS)}")
         same = _checked(variant) == "official"
         self.in_channels, self.variant = in_channels, variant
         self.coarse = nn.Sequential(
@@ -174,6 +190,9 @@ class Generator(nn.Module):
         self.attention = ContextualAttention(align_corners=same, fuse=fuse)
         self.attended = nn.Sequential(Gated(96, 96), Gated(96, 96))
         self.merged = nn.Sequential(*_up(192, in_channels))
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                _initialise(module, init)
 
     def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         if x.shape[-2] % 8 or x.shape[-1] % 8:
