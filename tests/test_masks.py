@@ -5,11 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from skimage.measure import label
 from skimage.morphology import dilation, disk
 
 from phenokeep.imaging import masks
+from phenokeep.settings import check_settings
 
+CONFIGS = Path(__file__).parents[1] / "configs/data/masks"
 FIXTURE = Path(__file__).parents[1].parent / "shared" / "parity" / "dfv2_masks_seed0.npz"
 SHAPES = [(256, 256), (255, 257), (37, 91), (128, 300), (16, 16)]
 
@@ -128,6 +132,17 @@ def test_free_form_without_a_band_is_the_plain_draw():
     np.testing.assert_array_equal(drawn, expected)
 
 
+def test_configs_are_the_published_holes():
+    free_form, rectangles = (OmegaConf.load(CONFIGS / f"{name}.yaml") for name in ("free_form", "rectangles"))
+    assert free_form.bands == rectangles.bands == [list(band) for band in masks.PAPER_BANDS]
+    plain = instantiate(free_form, bands=None, _convert_="all").draw(np.random.default_rng(9), (256, 256))
+    state = np.random.RandomState(np.random.default_rng(9).bit_generator)
+    np.testing.assert_array_equal(plain, masks.free_form(state, (256, 256)))
+    in_band = [maker.draw(np.random.default_rng(9), (256, 256), (0.2, 0.3)) for maker in
+               (instantiate(free_form, _convert_="all"), masks.FreeForm())]  # fmt: skip
+    np.testing.assert_array_equal(*in_band)
+
+
 @pytest.mark.parametrize(("element", "footprint"), [("disk", disk(3)), ("square", np.ones((7, 7)))])
 def test_dilation_equals_scikit_image(element, footprint):
     mask = (np.random.default_rng(0).random((50, 70)) < 0.01).astype(np.uint8)
@@ -141,6 +156,9 @@ def test_dilation_equals_scikit_image(element, footprint):
         (lambda: masks.FreeForm(bands=[[0.5, 1.2]]), "0 <= lo < hi <= 1"),
         (lambda: masks.Rectangles(bands=[]), "at least one band"),
         (lambda: masks.Rectangles(dilation=-1), "dilation=-1"),
+        (lambda: masks.Rectangles(aspect=[2, 1]), "smallest <= largest"),
+        (lambda: masks.Rectangles(aspect=[1]), "smallest <= largest"),
+        (lambda: masks.FreeForm(reference=0), "reference=0"),
         (lambda: masks.rectangle(np.random.default_rng(0), (4, 4), (0.1, 0.2)), "at least 8 pixels"),
         (lambda: masks.rectangle(np.random.default_rng(0), (9, 9), (0.26, 0.265)), "widen the band"),
         (lambda: masks.rectangle(np.random.default_rng(0), (64, 256), (0.4, 0.5), square=True), "square=False"),
@@ -155,6 +173,17 @@ def test_errors_name_the_mend(call, message):
         call()
 
 
-def test_a_misspelt_option_fails_when_the_maker_is_built():
-    with pytest.raises(TypeError, match="vertics"):
-        masks.FreeForm(vertics=[4, 12])
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("+data.masks.vertics=[4,12]", "data.masks.vertics .*vertices"),
+        ("data.masks.vertices=4", "data.masks.vertices is 4: .* is meant"),
+        ("data.masks.width=[12]", r"data.masks.width is \[12\]: .* is meant"),
+        ("data.masks.vertices=[4.5,12]", "data.masks.vertices .* is meant"),
+        ("data.masks.mean_angle=x", "data.masks.mean_angle is 'x': .* is meant"),
+    ],
+)
+def test_options_of_strokes_are_checked_before_anything_is_built(option, message, config):
+    cfg = config("data/masks=free_form", option)
+    with pytest.raises(ValueError, match=message):
+        check_settings(cfg, ("data",))

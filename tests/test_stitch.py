@@ -18,6 +18,13 @@ def test_windows_cover_the_mask_and_their_contents_come_back(shape):
     np.testing.assert_allclose(blended[:, mask], field[:, mask], rtol=1e-5)
 
 
+def test_large_windows_keep_their_corners():
+    size = 2048  # whose weight in a corner is 3e-13
+    stitcher = Stitcher(np.ones((size, size), bool), size)
+    stitcher.add((0, 0), np.ones((1, size, size), np.float32))
+    np.testing.assert_allclose(stitcher.blended(np.zeros((1, size, size), np.float32)), 1, rtol=1e-5)
+
+
 def test_only_windows_with_a_pixel_of_the_mask_are_cut():
     mask = np.zeros((256, 256), bool)
     mask[10, 10] = mask[128, 200] = True

@@ -16,6 +16,9 @@ Element = Literal["disk", "square"]
 
 PAPER_BANDS: tuple[Band, ...] = ((0.1, 0.2), (0.2, 0.3), (0.3, 0.4), (0.4, 0.5))
 TRIES = 200  # draws before a band is declared out of reach
+# DeepFillV2's, in pixels of a 256x256 image and radians; the upper ends of STROKES and VERTICES are excluded.
+STROKES, VERTICES, WIDTH, BOX, MAX_DELTA = (1, 4), (4, 12), (12, 40), (128, 128), (32, 32)
+MEAN_ANGLE, ANGLE_RANGE = 2 * math.pi / 5, 2 * math.pi / 15
 
 
 def in_band(mask: np.ndarray, band: Band) -> bool:
@@ -28,10 +31,7 @@ def dilate(mask: np.ndarray, pixels: int, element: Element = "disk") -> np.ndarr
     if pixels < 0 or element not in ("disk", "square"):
         raise ValueError(f"dilation={pixels} with element={element!r}: use pixels >= 0 and element 'disk' or 'square'")
     mask = (np.asarray(mask) != 0).astype(np.uint8)
-    if pixels == 0:
-        return mask
-    side = 2 * pixels + 1
-    kernel = disk(pixels) if element == "disk" else np.ones((side, side))
+    kernel = disk(pixels) if element == "disk" else np.ones((2 * pixels + 1, 2 * pixels + 1))
     return np.asarray(cv2.dilate(mask, kernel.astype(np.uint8)))
 
 
@@ -52,8 +52,7 @@ def rectangle(
     """
     rows, columns = _check_shape(shape)
     lo, hi = _check_band(band)
-    if not 0 < aspect[0] <= aspect[1]:
-        raise ValueError(f"aspect={aspect}: two numbers 0 < smallest <= largest (height / width) are needed")
+    _check_aspect(aspect)
     area = rows * columns
     # The fewest and the most hole pixels in the band, corrected for the rounding of lo * area.
     fewest = next(n for n in range(max(1, int(lo * area) - 1), area + 2) if n / area >= lo)
@@ -67,15 +66,13 @@ def rectangle(
         narrowest, widest = -(-fewest // heights), np.minimum(columns, most // heights)
         possible = narrowest <= widest
     if not possible.any():
-        kind = "square" if square else "rectangle"
         raise ValueError(
-            f"no {kind} in whole pixels covers {lo:.4g} to {hi:.4g} of an image of {rows}x{columns}: "
-            f"widen the band or use larger images{' or square=False' if square else ''}"
+            f"no {'square' if square else 'rectangle'} in whole pixels covers {lo:.4g} to {hi:.4g} of an image of "
+            f"{rows}x{columns}: widen the band or use larger images{' or square=False' if square else ''}"
         )
     share = rng.uniform(lo, hi) * area
     ratio = 1.0 if square else math.exp(rng.uniform(math.log(aspect[0]), math.log(aspect[1])))
-    choices = np.flatnonzero(possible)
-    row = choices[np.argmin(np.abs(heights[choices] - math.sqrt(share * ratio)))]
+    row = int(np.argmin(np.where(possible, np.abs(heights - math.sqrt(share * ratio)), np.inf)))
     height = int(heights[row])
     width = int(np.clip(round(share / height), narrowest[row], widest[row]))
     top, left = int(rng.integers(rows - height + 1)), int(rng.integers(columns - width + 1))
@@ -88,11 +85,11 @@ def brush_strokes(
     rng: np.random.RandomState,
     shape: tuple[int, int],
     *,
-    strokes: tuple[int, int] = (1, 4),
-    vertices: tuple[int, int] = (4, 12),
-    mean_angle: float = 2 * math.pi / 5,
-    angle_range: float = 2 * math.pi / 15,
-    width: tuple[float, float] = (12, 40),
+    strokes: tuple[int, int] = STROKES,
+    vertices: tuple[int, int] = VERTICES,
+    mean_angle: float = MEAN_ANGLE,
+    angle_range: float = ANGLE_RANGE,
+    width: tuple[float, float] = WIDTH,
     start_grid: int = 1,
     reference: int = 256,
 ) -> np.ndarray:
@@ -104,11 +101,11 @@ def brush_strokes(
     `reference` = your own side takes them as they are. Returns uint8 `Y X`. Raises ValueError for an empty range.
     Free-Form Image Inpainting with Gated Convolution (Yu 2019), algorithm 1; equal to the public code for its seed.
     """
-    rows, columns = _check_shape(shape)
-    if not (0 < width[0] < width[1] and reference > 0 and 0 < start_grid <= min(shape)):
+    rows, columns = _check_shape(shape, reference)
+    if not (0 < width[0] < width[1] and 0 < start_grid <= min(shape)):
         raise ValueError(
-            f"width={width}, start_grid={start_grid}, reference={reference} for an image of {rows}x{columns}: "
-            "0 < smallest width < largest, reference > 0 and start_grid from 1 to the image's side are needed"
+            f"width={width}, start_grid={start_grid} for an image of {rows}x{columns}: 0 < smallest width < largest "
+            "and start_grid from 1 to the image's side are needed"
         )
     zoom = math.hypot(rows, columns) / math.hypot(reference, reference)
     canvas = Image.new("L", (columns, rows), 0)
@@ -129,12 +126,10 @@ def brush_strokes(
     return np.array(canvas)
 
 
-def _walk(
-    rng: np.random.RandomState, shape: tuple[int, int], angles: np.ndarray, start_grid: int
-) -> list[tuple[int, int]]:
+def _walk(rng: np.random.RandomState, shape: tuple[int, int], angles: np.ndarray, grid: int) -> list[tuple[int, int]]:
     rows, columns = shape
     radius = math.hypot(rows, columns) / 8
-    points = [(rng.randint(0, columns // start_grid) * start_grid, rng.randint(0, rows // start_grid) * start_grid)]
+    points = [(rng.randint(0, columns // grid) * grid, rng.randint(0, rows // grid) * grid)]
     for angle in angles:
         length = np.clip(rng.normal(radius, radius // 2), 0, 2 * radius)
         x = np.clip(points[-1][0] + length * math.cos(angle), 0, columns)
@@ -147,8 +142,8 @@ def bounding_box(
     rng: np.random.RandomState,
     shape: tuple[int, int],
     *,
-    box: tuple[int, int] = (128, 128),
-    max_delta: tuple[int, int] = (32, 32),
+    box: tuple[int, int] = BOX,
+    max_delta: tuple[int, int] = MAX_DELTA,
     reference: int = 256,
 ) -> np.ndarray:
     """Draw the rectangle that DeepFillV2 adds to its strokes: `box` (Y X), each side drawn in by up to max_delta / 2.
@@ -156,7 +151,7 @@ def bounding_box(
     Pixels hold for an image of `reference` pixels a side and grow with height and width; returns uint8 `Y X`. Raises
     ValueError where the box does not fit. Yu 2019 and its public training options (128 and 32 at 256).
     """
-    _check_shape(shape)
+    _check_shape(shape, reference)
     zoom = (shape[0] / reference, shape[1] / reference)
     height, width = round(box[0] * zoom[0]), round(box[1] * zoom[1])
     dy, dx = int(max_delta[0] * zoom[0]), int(max_delta[1] * zoom[1])
@@ -176,8 +171,8 @@ def free_form(
     rng: np.random.RandomState,
     shape: tuple[int, int],
     *,
-    box: tuple[int, int] | None = (128, 128),
-    max_delta: tuple[int, int] = (32, 32),
+    box: tuple[int, int] | None = BOX,
+    max_delta: tuple[int, int] = MAX_DELTA,
     reference: int = 256,
     **brush: Any,
 ) -> np.ndarray:
@@ -185,7 +180,6 @@ def free_form(
 
     `brush` takes the other options of `brush_strokes`. Returns uint8 `Y X`. Yu 2019, section 3.
     """
-    _check_shape(shape)
     mask = np.zeros(shape, np.uint8)
     if box is not None:
         mask = bounding_box(rng, shape, box=box, max_delta=max_delta, reference=reference)
@@ -206,8 +200,7 @@ class Rectangles:
         self.bands = tuple(_check_band(band) for band in bands)
         if not self.bands:
             raise ValueError("Rectangles needs at least one band of area, e.g. bands=[[0.2, 0.3]]")
-        self.aspect = (float(aspect[0]), float(aspect[1]))
-        self.square, self.dilation, self.element = square, dilation, element
+        self.aspect, self.square, self.dilation, self.element = _check_aspect(aspect), square, dilation, element
         dilate(np.zeros((1, 1)), dilation, element)  # refuses a bad dilation now
 
     def draw(self, rng: np.random.Generator, shape: tuple[int, int], band: Band | None = None) -> np.ndarray:
@@ -223,10 +216,10 @@ class Rectangles:
 
 
 class FreeForm:
-    """Free-form masks of DeepFillV2; `params` are the options of `free_form` and `brush_strokes`, checked at once.
+    """Free-form masks of DeepFillV2, with the options of `free_form` and `brush_strokes`.
 
-    Without a band a mask is what DeepFillV2 draws. In a band it is strokes only (the box alone covers 15 to 24 %):
-    strokes are added until their union, dilated where asked, is in the band.
+    Without a band a mask is what DeepFillV2 draws. In a band it is strokes only (the box alone covers 15 to 24 %),
+    added until their union, dilated where asked, is in the band: `strokes`, `box` and `max_delta` are not used.
     """
 
     def __init__(
@@ -234,30 +227,37 @@ class FreeForm:
         bands: Sequence[Sequence[float]] | None = None,
         dilation: int = 0,
         element: Element = "disk",
-        **params: Any,
+        strokes: tuple[int, int] = STROKES,
+        vertices: tuple[int, int] = VERTICES,
+        mean_angle: float = MEAN_ANGLE,
+        angle_range: float = ANGLE_RANGE,
+        width: tuple[float, float] = WIDTH,
+        start_grid: int = 1,
+        box: tuple[int, int] | None = BOX,
+        max_delta: tuple[int, int] = MAX_DELTA,
+        reference: int = 256,
     ) -> None:
         self.bands = tuple(_check_band(band) for band in bands or ())
-        self.dilation, self.element, self.params = dilation, element, params
-        # A trial draw: a misspelt or impossible option fails here, not in the first batch.
-        side = max(params.get("reference", 256), 64)
-        dilate(free_form(np.random.RandomState(0), (side, side), **params), dilation, element)
+        self.dilation, self.element, self.width = dilation, element, width
+        self.brush: dict[str, Any] = {"vertices": vertices, "mean_angle": mean_angle, "angle_range": angle_range}
+        self.brush |= {"start_grid": start_grid, "reference": reference}
+        self.whole = {**self.brush, "strokes": strokes, "width": width, "box": box, "max_delta": max_delta}
+        # A trial draw: an impossible option fails here, not in the first batch.
+        side = max(reference, 64)
+        dilate(free_form(np.random.RandomState(0), (side, side), **self.whole), dilation, element)
 
     def draw(self, rng: np.random.Generator, shape: tuple[int, int], band: Band | None = None) -> np.ndarray:
         """Draw a mask uint8 `Y X` in `band`, or in one of the bands where it is None; ValueError if out of reach."""
         legacy = np.random.RandomState(rng.bit_generator)
         if band is None and not self.bands:
-            return dilate(free_form(legacy, shape, **self.params), self.dilation, self.element)
-        band = _check_band(band or self.bands[rng.integers(len(self.bands))])
-        return self._in_band(legacy, _check_shape(shape), band)
+            return dilate(free_form(legacy, shape, **self.whole), self.dilation, self.element)
+        return self._in_band(legacy, shape, _check_band(band or self.bands[rng.integers(len(self.bands))]))
 
     def _in_band(self, rng: np.random.RandomState, shape: tuple[int, int], band: Band) -> np.ndarray:
-        options = {k: v for k, v in self.params.items() if k not in ("box", "max_delta", "strokes")}
-        low, high = options.pop("width", (12, 40))
-        union = np.zeros(shape, np.uint8)
-        thinner = 1.0
+        union, thinner = np.zeros(shape, np.uint8), 1.0
         for _ in range(TRIES):
-            width = (low * thinner, high * thinner)
-            trial = union | brush_strokes(rng, shape, strokes=(1, 2), width=width, **options)
+            width = (self.width[0] * thinner, self.width[1] * thinner)
+            trial = union | brush_strokes(rng, shape, strokes=(1, 2), width=width, **self.brush)
             mask = dilate(trial, self.dilation, self.element)
             if in_band(mask, band):
                 return mask
@@ -265,9 +265,8 @@ class FreeForm:
                 union, thinner = trial, 1.0
             else:
                 thinner *= 0.8  # this stroke is drawn again, thinner
-        raise ValueError(
-            _unreachable(band, shape, f"strokes after {TRIES} tries", "widen the band or use shorter strokes")
-        )
+        what = f"strokes after {TRIES} tries"
+        raise ValueError(_unreachable(band, shape, what, "widen the band or use shorter strokes"))
 
 
 def _randint(rng: np.random.RandomState, bounds: tuple[int, int], name: str) -> int:
@@ -276,10 +275,18 @@ def _randint(rng: np.random.RandomState, bounds: tuple[int, int], name: str) -> 
     return int(rng.randint(bounds[0], bounds[1]))
 
 
-def _check_shape(shape: tuple[int, int]) -> tuple[int, int]:
+def _check_shape(shape: tuple[int, int], reference: int = 1) -> tuple[int, int]:
     if len(shape) != 2 or min(shape) < 8:
         raise ValueError(f"a mask of shape {tuple(shape)}: two sides (Y X) of at least 8 pixels are needed")
+    if reference < 1:
+        raise ValueError(f"reference={reference}: the image side for which the pixels hold is needed, 1 or more")
     return int(shape[0]), int(shape[1])
+
+
+def _check_aspect(aspect: Sequence[float]) -> tuple[float, float]:
+    if len(aspect) != 2 or not 0 < aspect[0] <= aspect[1]:
+        raise ValueError(f"aspect={tuple(aspect)}: two numbers 0 < smallest <= largest (height / width) are needed")
+    return float(aspect[0]), float(aspect[1])
 
 
 def _check_band(band: Sequence[float]) -> Band:

@@ -51,4 +51,5 @@ class Stitcher:
         weights = self._weights[:rows, :columns]
         if self._sum is None:
             return background
-        return np.where(weights > 0, self._sum[:, :rows, :columns] / np.maximum(weights, 1e-12), background)
+        out = background.astype(np.float32)
+        return np.divide(self._sum[:, :rows, :columns], weights, out=out, where=weights > 0)
