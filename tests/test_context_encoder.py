@@ -1,9 +1,12 @@
 """The Context Encoder against its published layer table, its published variants against their numbers."""
 
+from pathlib import Path
+
 import numpy as np
 import parity
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import nn
 
 from phenokeep.imaging.squares import Square
@@ -12,6 +15,7 @@ from phenokeep.models.nets.context_encoder import Discriminator, Generator
 from phenokeep.models.nets.context_encoder_published import ErikGenerator
 from phenokeep.run import train
 
+CONFIGS = Path(__file__).parents[1] / "configs"
 BOTTLENECK = 4000
 # inputs, outputs, kernel, stride, padding, batch normalisation, activation; from the published network definition.
 ENCODER = [
@@ -231,6 +235,37 @@ def test_losses_of_boyuan_are_the_published_numbers(boyuan):
         "errG_boyuan": (1 - w) * adversarial + w * w * overlap,  # the port applies the weight twice
     }
     assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_settings_are_the_published_ones():
+    config = OmegaConf.load(CONFIGS / "model/context_encoder.yaml")
+    assert (config.generator_lr, config.discriminator_lr, config.betas) == (2e-3, 2e-4, [0.5, 0.999])
+    assert config.weights == {"generator": {"adversarial": 0.001, "reconstruction": 0.999}}
+    assert (config.bottleneck, config.overlap, config.known_weight, config.norm_eps) == (4000, 4, 10, 0.8)
+    stages = [OmegaConf.load(CONFIGS / f"experiment/phirm/{name}.yaml") for name in
+              ("context_encoder", "context_encoder_finetune")]  # fmt: skip
+    assert stages[0].trainer.max_epochs == 200
+    assert stages[1].model.generator_lr == stages[1].model.discriminator_lr == 2e-4
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"variant": "pathak"}, "'pathak': choose random_region, boyuan, erik"),
+    ({"hole_value": 117}, "hole_value is 117: values from 0 to 1"),
+    ({"bottleneck": 0}, "bottleneck is 0"),
+    ({"known_weight": -1.0}, "known_weight -1"),
+    ({"norm_eps": -0.1}, "norm_eps -0.1"),
+])  # fmt: skip
+def test_settings_that_cannot_be_meant_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        ContextEncoder(1, **{"bottleneck": 8, **options})
+
+
+@pytest.mark.parametrize("variant", ["random_region", "boyuan"])
+def test_training_on_one_patch_says_which_batch_size(variant):
+    model, batch = ContextEncoder(1, variant, bottleneck=8), _batch(Square(), number=1)
+    with pytest.raises(ValueError, match=r"data\.batch_size=2"):
+        model.draw(batch)
+    assert model.eval().draw(batch).isfinite().all()
 
 
 def test_published_holes_serve_one_channel_by_their_mean():

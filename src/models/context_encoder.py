@@ -18,12 +18,14 @@ class ContextEncoder(Adversarial):
     and fill what their layers allow: boyuan the centre 64x64 px of a 128x128 patch, erik one square of half the side.
 
     The networks work in [-1, 1]; `hole_value` (of [0, 1], one or one per channel) lies under the hole, and None is the
-    variant's own. Generator's terms: `adversarial` and `reconstruction`, for random_region and boyuan the
-    discriminator's binary cross-entropy and a mean squared error in which the known region, or the outer `overlap` px
-    of the centre, counts `known_weight` times; for erik least squares and a mean absolute error. `norm_eps` is erik's.
-    Evaluation returns the composite in [0, 1] as `prediction`.
+    variant's own: for random_region 0, which looks as the background of fluorescence does (the original has boyuan's
+    mean colour of photographs; no network sees the mask). Generator's terms: `adversarial` and `reconstruction`, for
+    random_region and boyuan the discriminator's binary cross-entropy and a mean squared error in which the known
+    region, or the outer `overlap` px of the centre, counts `known_weight` times; for erik least squares and a mean
+    absolute error. `norm_eps` is erik's. Evaluation returns the composite in [0, 1] as `prediction`.
 
-    Raises ValueError for a hole that the variant cannot fill, with those it can.
+    Raises ValueError for an unknown variant, for numbers that cannot be meant, for a hole that the variant cannot fill,
+    with those it can, and for training on a single patch of 128x128 px.
     """
 
     published: dict[str, str]
@@ -43,11 +45,18 @@ class ContextEncoder(Adversarial):
         **options: Any,
     ) -> None:
         super().__init__(generator_lr, discriminator_lr, **options)
+        if bottleneck < 1 or known_weight < 0 or norm_eps < 0:
+            raise ValueError(
+                f"model.bottleneck is {bottleneck}, known_weight {known_weight}, norm_eps {norm_eps}: 1 or more, and "
+                "0 or more of the others, are meant"
+            )
         variants: dict[str, Variant] = {
             "random_region": RandomRegion(known_weight),
             "boyuan": Boyuan(known_weight, overlap),
             "erik": Erik(norm_eps),
         }
+        if variant not in variants:
+            raise ValueError(f"the Context Encoder has no variant {variant!r}: choose {', '.join(variants)}")
         self.variant = variants[variant]
         self.generator, self.discriminator = self.variant.networks(in_channels, bottleneck)
         parts = () if variant == "random_region" else ("generator", "discriminator")
@@ -57,6 +66,8 @@ class ContextEncoder(Adversarial):
             hole = [sum(hole) / len(hole)]  # three published values serve other channels by their mean
         if len(hole) not in (1, in_channels):
             raise ValueError(f"model.hole_value is {hole_value} for {in_channels} channels: give one value, or as many")
+        if not all(0 <= value <= 1 for value in hole):
+            raise ValueError(f"model.hole_value is {hole_value}: values from 0 to 1 are meant, 117 of 255 is 0.459")
         self.register_buffer("hole", torch.tensor(hole).view(1, -1, 1, 1), persistent=False)
 
     def forward(self, source: Tensor, mask: Tensor) -> Tensor:

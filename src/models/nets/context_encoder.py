@@ -45,6 +45,15 @@ def _check_size(x: Tensor) -> None:
         )
 
 
+def check_batch(net: nn.Module, x: Tensor) -> None:
+    """Refuses to train on one image whose bottleneck is one position: nothing to normalise over."""
+    if net.training and len(x) == 1 and x.shape[-2:] == (128, 128):
+        raise ValueError(
+            "a batch of one image of 128x128 px leaves batch normalisation one value per channel at the bottleneck: "
+            "set data.batch_size=2 or more"
+        )
+
+
 class Generator(nn.Module):
     """Encoder to a bottleneck and decoder back: `B channels Y X` to the same shape, in [-1, 1].
 
@@ -81,6 +90,7 @@ class Generator(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         _check_size(x)
+        check_batch(self, x)
         return self.decoder(self.encoder(x))
 
 

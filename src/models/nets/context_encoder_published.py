@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from .context_encoder import _conv, _conv_transpose, _down, _up, initialise
+from .context_encoder import _conv, _conv_transpose, _down, _up, check_batch, initialise
 
 
 class BoyuanGenerator(nn.Module):
@@ -34,6 +34,7 @@ class BoyuanGenerator(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         _check(x, 128)
+        check_batch(self, x)
         return self.main(x)
 
 
