@@ -7,12 +7,15 @@ Published networks take RGB. One channel (`in_channels=1`) is served by adapting
 layer's three inputs are summed, so that a grey image gives what it would give three times over; a last layer's three
 outputs are averaged before its tanh, which is the mean image where the three agree. DeepFill's second stage reads the
 first one's output and is adapted on both sides, so it follows the RGB network as far as that one's first stage draws
-grey. A layer under spectral normalisation is normalised anew: a discriminator keeps its features, not their scale.
-Edge networks read grey already.
+grey. A layer under spectral normalisation is normalised anew, which scales what it finds: EdgeConnect's discriminator
+has no biases, so its logits are the RGB ones times a number; DeepFill's has, so its scores only resemble them. Edge
+networks read grey already. No file says whether its three channels are RGB or BGR, as the official DeepFill's are: one
+channel does not depend on it, three do.
 """
 
 from collections.abc import Mapping
 from functools import cache
+from math import prod
 from typing import Any
 
 import torch
@@ -22,9 +25,10 @@ from .nets.deepfill import VARIANTS
 from .published_networks import NETWORKS, Network
 from .weightfiles import WeightsError, opened, part_of, parts, read
 
-__all__ = ["WeightsError", "export", "fill", "listed", "load", "names", "parts", "read", "recognise", "side"]
+__all__ = ["WeightsError", "export", "fill", "listed", "load", "names", "parts", "read", "recognise", "shared", "side"]
 SHOWN = 20  # keys of a kind that an error lists
-PORT_KEY = "stage1.conv1.conv.weight"  # of DeepFill's two key forms, pytorch_port alone has it
+# The key that tells DeepFill's two key forms apart.
+FORMS = {"conv1.conv.weight": "official", "stage1.conv1.conv.weight": "pytorch_port"}
 
 
 def names() -> list[str]:
@@ -47,15 +51,10 @@ def load(name: str, checkpoint: Any, in_channels: int | None = None, **options: 
     if in_channels not in (None, 1, 3):
         raise WeightsError(f"in_channels is {in_channels}: published weights are RGB and serve 3 channels or 1")
     saved, where = opened(checkpoint)
-    if network.names:
-        found = parts(saved, where)
-        generator = found.get("generator") or (found.get("") if side(name) == "generator" else None)
-        if generator:
-            variant = _variant(generator)
-            if options.setdefault("variant", variant) != variant:
-                raise WeightsError(f"{where} has the keys of variant={variant}, not of {options['variant']}")
-            if side(name) == "generator":
-                options.setdefault("fuse", variant == "pytorch_port")
+    if variant := _variant(parts(saved, where), name):
+        options.setdefault("variant", variant)
+        if side(name) == "generator":
+            options.setdefault("fuse", variant == "pytorch_port")
     net = network.kind(network.arguments(in_channels or 3), **options)
     fill(net, name, saved, where)
     return net
@@ -69,39 +68,45 @@ def fill(net: nn.Module, name: str, checkpoint: Any, where: str | None = None) -
     network = _network(name)
     saved, found = opened(checkpoint)
     where = where or found
-    state = dict(part_of(parts(saved, where), side(name), where))
-    if network.names and side(name) == "generator" and _variant(state) != net.variant:
+    held = parts(saved, where)
+    variant = _variant(held, name)
+    if variant and variant != net.variant:
         raise WeightsError(
-            f"{where} has the keys of variant={_variant(state)}, and this network is {net.variant}, which makes "
-            f"other images of the same weights: set model.variant={_variant(state)}"
+            f"{where} has the keys of variant={variant}, not of {net.variant}, which makes other images of the same "
+            f"weights: set model.variant={variant}"
         )
     own, keys = net.state_dict(), network.keys(net)
-    published = {key: own[ours] for ours, key in keys.items()}
+    state = {key: v.float() if v.is_floating_point() else v for key, v in part_of(held, side(name), where).items()}
     _drop_repeated(state, network, where)
     if network.names:  # a column there, flat here
         state = {key: v.flatten() if key.endswith("weight_u") else v for key, v in state.items()}
-    counters = [key for key in published if key.endswith("num_batches_tracked")]
+    counters = [key for key in keys.values() if key.endswith("num_batches_tracked")]
     if not any(key in state for key in counters):  # written by torch before 0.4.1, which did not count
         state |= {key: torch.tensor(0) for key in counters}
-    adapted = _adapt(state, own, keys, network)
-    if complaint := _complaint(state, published):
-        raise WeightsError(f"{where} does not fit {name}: {complaint}.{_belongs(state, name)}")
-    for key, value in published.items():
-        if state[key].is_floating_point() != value.is_floating_point() or state[key].is_complex():
-            raise WeightsError(f"{where}: {key} is {state[key].dtype}, not {value.dtype}; use another file")
+    rgb = _is_rgb(state, own, keys, network)
+    if complaint := _complaint(state, _shapes(own, keys, network, rgb)):
+        raise WeightsError(f"{where} does not fit {name}: {complaint}. {_belongs(state, name)}")
+    for ours, key in keys.items():
+        if state[key].is_floating_point() != own[ours].is_floating_point() or state[key].is_complex():
+            raise WeightsError(f"{where}: {key} is {state[key].dtype}, not {own[ours].dtype}; use another file")
         if not state[key].isfinite().all():
             raise WeightsError(f"{where}: {key} holds NaN or infinite values; use another file")
+    if rgb:
+        _adapt(state, keys, network)
     weights = {ours: state[key] for ours, key in keys.items()}
     for key in own:
         if key.endswith("weight_v") and key not in weights:  # follows from weight_u
             stem = key.removesuffix("v")
             weights[key] = nn.functional.normalize(weights[f"{stem}orig"].flatten(1).T @ weights[f"{stem}u"], dim=0)
     net.load_state_dict(weights)
-    return adapted
+    return rgb
 
 
 def export(net: nn.Module) -> dict[str, Tensor]:
     """The weights of a network under their published keys, aliases and constants included, as `load` reads them.
+
+    They are to be read by key, not by order. A file keeps no options but DeepFill's variant: give `load` those that
+    the network was built with (in_channels, fuse, blocks, bottleneck, norm_eps).
 
     Raises TypeError for a network without published weights.
     """
@@ -130,6 +135,11 @@ def recognise(state: Mapping[str, Tensor]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def shared(state: Mapping[str, Tensor], name: str) -> int:
+    """How many of these published keys are a network's."""
+    return max(sum(key in state for key in keys.values()) for keys in _published_keys(name))
+
+
 def side(name: str) -> str:
     """generator or discriminator."""
     return "generator" if name.endswith("generator") else "discriminator"
@@ -146,9 +156,10 @@ def _network(name: str) -> Network:
     return NETWORKS[name]
 
 
-def _variant(generator: Mapping[str, Tensor]) -> str:
-    """DeepFill's variant, as the keys of its generator tell it."""
-    return "pytorch_port" if PORT_KEY in generator else "official"
+def _variant(held: Mapping[str, Mapping[str, Tensor]], name: str) -> str | None:
+    """DeepFill's variant, as the keys of the generator among a file's parts tell it; None where nothing tells it."""
+    generator = held.get("generator") or (held.get("", {}) if side(name) == "generator" else {})
+    return next((form for key, form in FORMS.items() if key in generator and NETWORKS[name].names), None)
 
 
 @cache
@@ -169,37 +180,47 @@ def _drop_repeated(state: dict[str, Tensor], network: Network, where: str) -> No
             raise WeightsError(f"{where}: {key} is not what the published network fixes it to; use another file")
 
 
-def _adapt(state: dict[str, Tensor], own: dict[str, Tensor], keys: dict[str, str], network: Network) -> bool:
-    """Makes RGB weights serve a network of one channel; whether that was asked and done."""
+def _is_rgb(state: dict[str, Tensor], own: dict[str, Tensor], keys: dict[str, str], network: Network) -> bool:
+    """Whether weights of three channels meet a network of one."""
     first, inputs = network.first
-    rgb = state.get(keys[first])
-    if not network.sums or rgb is None or rgb.shape[1:2] != (inputs,) or own[first].shape[1] != inputs - 2:
-        return False
+    weight = state.get(keys[first], torch.empty(0))
+    return bool(network.sums) and weight.shape[1:2] == (inputs,) and own[first].shape[1] == inputs - 2
+
+
+def _shapes(own: dict[str, Tensor], keys: dict[str, str], network: Network, rgb: bool) -> dict[str, tuple[int, ...]]:
+    """The shapes that a network expects, or the three-channel network that it is adapted from, by published keys."""
+    shapes = {key: list(own[ours].shape) for ours, key in keys.items()}
+    for ours, axis in [*((ours, 1) for ours in network.sums), *network.means] if rgb else ():
+        shapes[keys[ours]][axis] += 2
+        if (vector := keys.get(ours.replace("weight_orig", "weight_v"))) and vector != keys[ours]:
+            shapes[vector] = [prod(shapes[keys[ours]][1:])]
+    return {key: tuple(shape) for key, shape in shapes.items()}
+
+
+def _adapt(state: dict[str, Tensor], keys: dict[str, str], network: Network) -> None:
+    """Makes RGB weights serve a network of one channel."""
     for ours in network.sums:
-        if keys[ours] in state:
-            weight = state[keys[ours]]
-            state[keys[ours]] = weight = torch.cat([weight[:, :3].sum(1, keepdim=True), weight[:, 3:]], 1)
-            if ours.endswith("weight_orig"):
-                left, _, right = torch.linalg.svd(weight.flatten(1).double(), full_matrices=False)
-                for vector, value in (("weight_u", left[:, 0]), ("weight_v", right[0])):
-                    key = keys.get(ours.replace("weight_orig", vector))
-                    if key in state:
-                        state[key] = value.to(weight.dtype)
+        weight = state[keys[ours]]
+        state[keys[ours]] = weight = torch.cat([weight[:, :3].sum(1, keepdim=True), weight[:, 3:]], 1)
+        if ours.endswith("weight_orig"):
+            left, _, right = torch.linalg.svd(weight.flatten(1).double(), full_matrices=False)
+            for vector, value in (("weight_u", left[:, 0]), ("weight_v", right[0])):
+                key = keys.get(ours.replace("weight_orig", vector))
+                if key in state:
+                    state[key] = value.to(weight.dtype)
     for ours, axis in network.means:
-        if keys[ours] in state:
-            state[keys[ours]] = state[keys[ours]].mean(axis, keepdim=True)
-    return True
+        state[keys[ours]] = state[keys[ours]].mean(axis, keepdim=True)
 
 
-def _complaint(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
+def _complaint(state: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> str:
     """What is missing, too much or of another shape; empty where all fits."""
     kinds = {
         "missing": [key for key in expected if key not in state],
         "extra": [key for key in state if key not in expected],
         "of another shape": [
-            f"{key} is {tuple(state[key].shape)}, here {tuple(value.shape)}"
-            for key, value in expected.items()
-            if key in state and state[key].shape != value.shape
+            f"{key} is {tuple(state[key].shape)}, here {shape}"
+            for key, shape in expected.items()
+            if key in state and state[key].shape != shape
         ],
     }
     return "; ".join(f"{len(keys)} {kind} ({listed(keys)})" for kind, keys in kinds.items() if keys)
@@ -207,5 +228,11 @@ def _complaint(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> s
 
 def _belongs(state: Mapping[str, Tensor], name: str) -> str:
     """Where the weights would fit, if that is known."""
-    others = [f"{other}, {NETWORKS[other].setting}" for other in recognise(state) if other != name]
-    return f" It holds the weights of {' or '.join(others)}" if others else " Use a file of this network"
+    known = recognise(state)
+    if name in known:
+        return (
+            "Its keys are this network's: build it with the options that the file was made with (in_channels, of which "
+            "RGB weights serve 3 or 1; bottleneck, blocks)"
+        )
+    others = [f"{other}, {NETWORKS[other].setting}" for other in known]
+    return f"It holds the weights of {' or '.join(others)}" if others else "Use a file of this network"

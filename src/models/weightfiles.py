@@ -1,8 +1,7 @@
 """Files of published weights: reading them without running what is in them, and finding the parts they hold."""
 
-import pickle
+import re
 import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Under which keys a file holds its parts; a part may also lie under state_dict, or fill the file.
+# Under which keys a file holds its parts; either may lie under state_dict, and a part may fill the file.
 HOLDERS = {"generator": ("generator", "G"), "discriminator": ("discriminator", "D")}
+AGAIN = "download it again, or use another"
 
 
 class WeightsError(ValueError):
@@ -25,22 +25,35 @@ def read(path: str | Path) -> Any:
     """
     path = Path(path)
     if not path.is_file():
-        raise WeightsError(f"no file of weights at {path}: correct the path")
+        what = "a folder: name a file of weights in it" if path.is_dir() else "not there: correct the path"
+        raise WeightsError(f"no file of weights at {path}, which is {what}")
+    if damage := _damage(path):
+        raise WeightsError(f"{path} is damaged ({damage}); {AGAIN}")
     try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as records:
-                if wrong := records.testzip():  # torch writes checksums and does not look at them
-                    raise WeightsError(f"{path} is damaged ({wrong} has not its checksum); download it again")
         return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        cause = str(error).splitlines()[0][:120]
-        raise WeightsError(
-            f"{path} is refused: it is no file of weights, or holds more than tensors and plain values, and loading it "
-            f"could run code ({cause}). Use a file that holds weights alone"
-        ) from error
-    except (RuntimeError, EOFError, KeyError, OSError, zipfile.BadZipFile, zlib.error) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-        raise WeightsError(f"{path} is no readable file of weights ({reason}); download it again") from error
+    except Exception as error:  # what is no pickle, or a damaged one, makes torch raise anything
+        if runs := re.search(r"Unsupported global: GLOBAL ([\w.]+)", str(error)):
+            raise WeightsError(
+                f"{path} is refused: it holds {runs[1]}, and loading that could run code. Use a file of tensors and "
+                "plain values, as torch.save writes it of a state dict"
+            ) from error
+        reason = re.search(r"WeightsUnpickler error:\s*(.+)", str(error)) or re.search("(.+)", str(error))
+        said = reason[1].split(" In PyTorch")[0][:120] if reason else type(error).__name__
+        raise WeightsError(f"{path} is no readable file of weights ({said}); {AGAIN}") from error
+
+
+def _damage(path: Path) -> str:
+    """What is wrong with an archive, empty for nothing: torch writes checksums and does not look at them again."""
+    try:
+        if not zipfile.is_zipfile(path):  # as torch wrote until 1.6
+            return ""
+        with zipfile.ZipFile(path) as records:
+            if sum(record.file_size for record in records.infolist()) > path.stat().st_size:
+                return "it would unpack to more than it is"
+            wrong = records.testzip()
+            return f"{wrong} has not its checksum" if wrong else ""
+    except Exception as error:  # zipfile raises whatever it stumbles over
+        return str(error)
 
 
 def opened(checkpoint: Any) -> tuple[Any, str]:
@@ -58,12 +71,9 @@ def parts(saved: Any, where: str) -> dict[str, dict[str, Tensor]]:
     """
     if not isinstance(saved, Mapping):
         raise WeightsError(f"{where} holds no weights by name but a {type(saved).__name__}; use another file")
-    found = {
-        part: saved[key] for part, keys in HOLDERS.items() for key in keys if isinstance(saved.get(key), Mapping)
-    }  # fmt: skip
-    if not found:
-        found = {"": saved["state_dict"] if isinstance(saved.get("state_dict"), Mapping) else saved}
-    return {part: _tensors(state, where) for part, state in found.items()}
+    inner = _within(saved)
+    found = {part: inner[key] for part, keys in HOLDERS.items() for key in keys if isinstance(inner.get(key), Mapping)}
+    return {part: _tensors(_within(state), where) for part, state in (found or {"": inner}).items()}
 
 
 def part_of(found: dict[str, dict[str, Tensor]], side: str, where: str) -> dict[str, Tensor]:
@@ -73,10 +83,16 @@ def part_of(found: dict[str, dict[str, Tensor]], side: str, where: str) -> dict[
     return found.get(side, found.get("", {}))
 
 
+def _within(saved: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    """What lies under state_dict, where there is such a key."""
+    inner = saved.get("state_dict")
+    return inner if isinstance(inner, Mapping) else saved
+
+
 def _tensors(state: Mapping[Any, Any], where: str) -> dict[str, Tensor]:
     for key, value in state.items():
-        if not isinstance(value, Tensor):
-            kind = type(value).__name__
-            raise WeightsError(f"{where}: {key} is of type {kind}, no tensor; use a file of weights by name")
+        if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_meta:
+            kind = f"{value.layout} ({value.device})" if isinstance(value, Tensor) else type(value).__name__
+            raise WeightsError(f"{where}: {key} is of type {kind}, no tensor of plain values; use another file")
     several = all(str(key).startswith("module.") for key in state)
     return {str(key).removeprefix("module.") if several else str(key): value for key, value in state.items()}
