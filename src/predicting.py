@@ -33,7 +33,7 @@ def predicted(cfg: DictConfig) -> pd.DataFrame:
     """
     if cfg.fail_on_drift and cfg.drift is None:
         raise ValueError("fail_on_drift=true needs a detector: give drift=FILE, which study=drift writes")
-    predictor = load(cfg.ckpt_path, cfg.device)
+    predictor = load(cfg.ckpt_path, cfg.device, model_config=_settings(cfg.model))
     run = _stain_run(predictor, cfg) if isinstance(predictor, StainPredictor) else _plate_run(predictor, cfg)
     started = time.monotonic()
     table = run.run()
@@ -52,7 +52,7 @@ def _plate_run(predictor: Predictor, cfg: DictConfig) -> PlateRun:
         )
     masks = instantiate(cfg.mask)
     index = _index(read_inputs(cfg.plate, predictor.channels, cfg.data.pixel_size), cfg, predictor.channels)
-    settings = {"mask": OmegaConf.to_container(cfg.mask), "rescale": cfg.data.rescale}
+    settings = {"mask": _settings(cfg.mask), "model": _settings(cfg.model), "rescale": cfg.data.rescale}
     record = run_record(predictor, cfg.ckpt_path, settings)
     metric = instantiate(cfg.score, _convert_="all").metric
     return PlateRun(predictor, index, masks, Path(cfg.output_dir), record, metric, cfg.data.rescale)
@@ -63,11 +63,16 @@ def _stain_run(predictor: StainPredictor, cfg: DictConfig) -> StainRun:
     measured = organelles(cfg.metrics, predictor.targets)
     detector = _detector(cfg.drift, predictor)
     index = read_inputs(cfg.plate, predictor.channels, cfg.data.pixel_size, exclusive=True)
-    settings = {"rescale": cfg.data.rescale, "readouts": [list(organelle) for organelle in measured]}
+    readouts = [list(organelle) for organelle in measured]
+    settings = {"model": _settings(cfg.model), "rescale": cfg.data.rescale, "readouts": readouts}
     record = run_record(predictor, cfg.ckpt_path, settings)
     return StainRun(
         predictor, _index(index, cfg, []), Path(cfg.output_dir), record, cfg.data.rescale, measured, detector
     )
+
+
+def _settings(node: DictConfig) -> Any:
+    return OmegaConf.to_container(node, resolve=True)
 
 
 def _index(index: pd.DataFrame, cfg: DictConfig, stained: list[str]) -> pd.DataFrame:

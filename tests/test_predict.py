@@ -225,6 +225,21 @@ def test_a_folder_of_images_is_restored_under_its_names(trained, damaged):
     assert sides.nunique().tolist() == [1, 1, 1]
 
 
+def test_settings_of_the_model_on_the_command_line_are_used(trained, damaged, monkeypatch):
+    seen, one = [], Predictor.predict
+
+    def spied(self, *arguments):
+        seen.append(self.model.lr)
+        return one(self, *arguments)
+
+    monkeypatch.setattr(Predictor, "predict", spied)
+    for lr in (0.001, 0.5, 0.5):
+        predict(composed(trained, damaged, f"mask.folder={damaged / 'masks'}", f"model.lr={lr}"))
+    assert seen == [0.001] * 3 + [0.5] * 3  # another setting restores again, the same one does not
+    record = json.loads(next((damaged / "out/provenance").glob("*.json")).read_text())
+    assert record["config"]["model"]["lr"] == record["settings"]["model"]["lr"] == 0.5
+
+
 def test_objects_that_touch_synthetic_pixels_are_marked_by_their_pixels():
     from scipy import ndimage
 

@@ -27,6 +27,8 @@ def draw_grid(batch: dict[str, Any], prediction: Any, rows: int) -> Figure:
         bright = max(float(np.percentile(shown["target"], 99.8)), 1e-3)
         ranges = dict.fromkeys(names, (0.0, bright)) | {"error": (-bright / 2, bright / 2)}
         if "mask" in shown:
+            # What an edge map is drawn from is an image.
+            ranges["source"] = (0.0, max(float(np.percentile(shown["source"], 99.8)), 1e-3))
             shown["source"], ranges["mask"] = np.where(shown["mask"] > 0, 0, shown["source"]), (0.0, 1.0)
         else:
             low, high = np.percentile(shown["source"], (0.2, 99.8))

@@ -263,7 +263,7 @@ class Patches(Crops):
         if not self.train:
             item["donor"] = tensor(self._cut(self.donor(row, rng), y, x))
         if self.edges is not None:
-            item["edges"] = tensor(self.edges(image, rng)[..., None])
+            item["edges"] = tensor(self.edges(image, rng if self.train else None)[..., None])
         return item
 
     def _augmented(

@@ -11,6 +11,7 @@ from skimage.feature import canny as skimage_canny
 LUMINANCE = (0.2125, 0.7154, 0.0721)  # of red, green and blue
 SIGMAS = (1, 4)  # what a random sigma is drawn from, both ends included
 FIXED_SIGMA = 2.0
+STEEPEST = 4.5  # above the largest Sobel response to values in [0, 1], the square root of 20
 
 
 def grey_weights(channels: int) -> tuple[float, ...]:
@@ -52,8 +53,11 @@ class Canny:
             raise ValueError(f"edges.sigma={self.sigma!r}: use a number above 0, random, or null for no edges")
         if not isinstance(self.sigma, str | None) and not 0 < self.sigma < 100:
             raise ValueError(f"edges.sigma={self.sigma}: use a number above 0 (pixels), random, or null for no edges")
-        if not 0 < self.low <= self.high:
-            raise ValueError(f"edges.low={self.low} and edges.high={self.high}: 0 < low <= high is needed")
+        if not 0 < self.low <= self.high < STEEPEST:
+            raise ValueError(
+                f"edges.low={self.low} and edges.high={self.high}: 0 < low <= high < {STEEPEST} is needed, for "
+                "intensities are in [0, 1]"
+            )
 
     def __call__(
         self, image: np.ndarray, rng: np.random.Generator | None = None, mask: np.ndarray | None = None

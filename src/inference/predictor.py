@@ -117,13 +117,20 @@ class Predictor(Trained):
         return torch.from_numpy(np.stack(tiles)).to(self.device)
 
 
-def load(checkpoint: str | Path, device: str = "auto", batch_size: int = 8) -> Predictor | StainPredictor:
+def load(
+    checkpoint: str | Path,
+    device: str = "auto",
+    batch_size: int = 8,
+    model_config: dict[str, Any] | None = None,
+) -> Predictor | StainPredictor:
     """The model of a checkpoint, ready to restore or, trained on pairs, to predict stains.
 
-    `batch_size` is how many tiles of a restoration go through the network at once. Raises CheckpointError where the
-    checkpoint cannot be used, ValueError where its model can do neither.
+    `batch_size` is how many tiles of a restoration go through the network at once; `model_config` the whole config of
+    the model (`_target_` and settings) in place of the checkpoint's. Raises CheckpointError where the checkpoint cannot
+    be used, ValueError where its model can do neither.
     """
     config, saved = trusted_config(checkpoint), read_checkpoint(checkpoint)
+    config["model"] = model_config or config["model"]
     model = instantiate(config["model"], _convert_="all")
     load_weights(model, saved["state_dict"], checkpoint)
     with Path(checkpoint).open("rb") as file:
