@@ -72,6 +72,8 @@ class Methods:
                 raise CheckpointError(f"{path} says nothing about its {group}; use a checkpoint written by phenokeep")
         check_fits(config["data"], saved["scaling"], self.datamodule, path, self.across)
         model = instantiate(config["model"], _convert_="all")
+        if unfinished := getattr(model, "unfinished", None):
+            raise CheckpointError(f"{path}: {unfinished}")
         load_weights(model, saved["state_dict"], path)
         return model, self._origin(type(model).__name__, path, saved)
 

@@ -2,18 +2,27 @@
 
 import copy
 import math
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import parity
 import pytest
 import pytorch_lightning as pl
 import torch
+from hydra import compose, initialize_config_module
+from hydra.errors import ConfigCompositionException
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from torch.utils.data import DataLoader
 
+import phenokeep.configs
 from phenokeep.imaging.edges import LUMINANCE, Canny, canny
 from phenokeep.models import EdgeConnect
 from phenokeep.models.edge_connect import PARTS
 from phenokeep.models.nets.vgg import VGG19
+from phenokeep.models.perception import Perception
+from phenokeep.models.vgg import WITHOUT
 from phenokeep.run import train
 
 OFF = {"perceptual": None, "style": None}
@@ -228,6 +237,7 @@ def test_early_stages_are_validated_and_refuse_to_restore():
     edge, paint = model("edge").eval(), model("inpaint").eval()
     out = edge.validation_step(batch, 0)
     assert torch.equal(out["prediction"], out["edges_predicted"])
+    assert torch.equal(out["target"], batch["edges"])  # what pictures show beside it
     shown = inputs_of(paint, "inpaint_generator")
     assert "edges_predicted" not in paint.validation_step(batch, 0)
     assert torch.equal(shown[0][:, 1:], batch["edges"])
@@ -245,10 +255,47 @@ def test_data_without_edges_are_refused():
             model(stage).draw(batch)
 
 
+def begin(net, edges):
+    """What Lightning does before training on data whose edge maps `edges` makes."""
+    net._trainer = SimpleNamespace(datamodule=SimpleNamespace(edges=edges), precision="32-true")
+    net.setup("fit")
+
+
+@pytest.mark.parametrize(
+    ("own", "of_data", "says"),
+    [(Canny(), None, r"data\.edges=\$\{model\.edges\}"), (Canny(), Canny(sigma=1.0), r"sigma=1\.0.*data\.edges=\$\{"),
+     (Canny(sigma=None), Canny(sigma=None), r"model\.edges\.sigma=null.*stage edge")],
+)  # fmt: skip
+def test_edges_that_cannot_be_meant_are_refused_before_training(own, of_data, says):
+    with pytest.raises(ValueError, match=says):
+        begin(model("edge", edges=own), of_data)
+    begin(model("inpaint", edges=Canny(sigma=None)), Canny(sigma=None))  # an image without edges
+    begin(model("edge"), np.zeros)  # maps from elsewhere
+
+
+@pytest.mark.parametrize(
+    ("init_from", "random"),
+    [(None, True), ({"inpaint_generator": "a"}, True), ({"edge_generator": "a"}, False), ("a", False)],
+)
+def test_a_generator_frozen_at_random_is_told(init_from, random, caplog):
+    begin(model("finetune", init_from=init_from), Canny())
+    assert ("frozen as it was drawn at random" in caplog.text) == random
+
+
+@pytest.mark.parametrize("images", [1, 2])
+def test_images_without_edges_are_told(images, caplog):
+    batch = nuclei()
+    batch["edges"][:images] = 0
+    fit(model("edge"), batch, steps=2)
+    told = "no edge in 4 of the first epoch's 4 images" in caplog.text and "model.edges.low=0.05" in caplog.text
+    assert told == (images == 2)
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [({"stage": "third"}, "model.stage=third"), ({"edge": "both"}, "model.edge=both"),
-     ({"weights": {"generatr": {}}}, "two parts")],
+     ({"gan_loss": "wgan"}, "model.gan_loss=wgan.*hinge"), ({"weights": {"generatr": {}}}, "two parts"),
+     ({"stage": "inpaint", "weights": {"generator": {"style": 3.0}}}, r"names style: .*model\.style")],
 )  # fmt: skip
 def test_unknown_settings_are_refused(options, says):
     with pytest.raises(ValueError, match=says):
@@ -299,8 +346,22 @@ def test_vgg_teaches_and_stays_out_of_the_checkpoint(vgg, monkeypatch):
     assert of_content[batch["mask"] == 0].max() > 0
 
 
+@pytest.mark.parametrize(("precision", "changed"), [("bf16-mixed", True), ("32-true", False)])
+def test_a_fast_run_keeps_vgg_in_the_layout_of_its_kernels(vgg, precision, changed, monkeypatch):
+    monkeypatch.setattr("phenokeep.models.perception.load_vgg19", lambda path: copy.deepcopy(vgg))
+    plain, fast = Perception(0.1, 250.0), Perception(0.1, 250.0)
+    plain._vgg = vgg
+    fast.load(precision)
+    layers = [layer.weight for layer in fast._vgg.modules() if hasattr(layer, "weight")]
+    assert all(weight.is_contiguous(memory_format=torch.channels_last) == changed for weight in layers)
+    batch = nuclei()
+    terms, same = (each.terms(batch["target"] ** 2, batch["target"], batch["mask"]) for each in (plain, fast))
+    for name in terms:
+        assert float(same[name]) == pytest.approx(float(terms[name]), rel=1e-5)
+
+
 @pytest.mark.parametrize("options", [{"perceptual": 0.1}, {"style": 250.0}])
-def test_missing_vgg_stops_training_alone(options, tmp_path):
+def test_missing_vgg_stops_training_alone(options, tmp_path, caplog):
     path = tmp_path / "vgg19.pth"
     net = model("joint", vgg=str(path), **options)
     before = copy.deepcopy(net.state_dict())
@@ -308,7 +369,9 @@ def test_missing_vgg_stops_training_alone(options, tmp_path):
         fit(net, nuclei())
     assert all(torch.equal(before[key], value) for key, value in net.state_dict().items())
     net.eval().predict_step(nuclei(), 0)
-    fit(model("edge", vgg=str(path), **options), nuclei())  # draws no image for VGG to look at
+    assert "VGG19" not in caplog.text
+    fit(model("edge", vgg=str(path), **options), nuclei())  # draws no image for VGG to look at, the next stage does
+    assert f"no VGG19 weights at {path}" in caplog.text
 
 
 @parity.needed
@@ -382,8 +445,43 @@ def test_the_recipe_goes_from_stage_to_stage(stage_config):
                 torch.testing.assert_close(now[key], then[key], rtol=0, atol=1e-9)
     joint = stage_config("joint", "model.generator_lr=1e-12", "model.discriminator_lr=1e-12")
     train(joint)
-    for part, origin in (("edge_discriminator", edge), ("inpaint_generator", finetune)):
+    for part, origin in zip(PARTS["joint"], (edge, edge, finetune, finetune), strict=True):
         now, then = saved_part(joint, part), saved_part(origin, part)
         for key in now:
             if not key.endswith(("_u", "_v")):
                 torch.testing.assert_close(now[key], then[key], rtol=0, atol=1e-9)
+
+
+PREDECESSORS = {"edge": [], "inpaint": [], "finetune": ["edge", "inpaint", "inpaint"],
+                "joint": ["edge", "edge", "finetune", "finetune"]}  # fmt: skip
+
+
+@pytest.mark.parametrize("stage", PARTS)
+def test_the_recipe_is_the_published_one(stage, config, runs):
+    cfg = config(f"experiment=phirm/edge_connect/{stage}", "model.blocks=1", "seed=3")
+    origins = [f"{runs}/phirm/edge_connect/{before}/seed_3/last.ckpt" for before in PREDECESSORS[stage]]
+    assert dict(cfg.model.init_from or {}) == dict(zip(PARTS[stage] if origins else [], origins, strict=True))
+    net = instantiate(cfg.model, _convert_="all")
+    terms = TERMS[stage]
+    drawing = {"perceptual": 0.1, "style": 250} if stage != "edge" else {}
+    halves = dict.fromkeys(terms["discriminator"], 0.5)
+    assert net.weights == {"generator": terms["generator"] | drawing, "discriminator": halves}
+    assert (net.generator_lr, net.discriminator_lr, net.betas) == (1e-4, 1e-5, (0.0, 0.9))
+    assert (net.canny, instantiate(cfg.data.edges)) == (Canny(2.0, 0.1, 0.2), net.canny)
+    assert (net.edge, net.gan_loss) == ("composite", "nsgan")
+
+
+def test_the_sweep_takes_each_stage_after_its_predecessors():
+    sweeper = OmegaConf.load(Path(phenokeep.configs.__path__[0]) / "sweep/phirm_edge_connect.yaml").hydra.sweeper
+    assert sweeper.params.experiment.split(",") == [f"phirm/edge_connect/{stage}" for stage in PARTS]
+    assert sweeper.max_batch_size == 1  # a stage that fails stops the rest
+
+
+def test_the_mend_for_missing_vgg_is_taken_or_refused_before_anything_trains():
+    """The error says which sweep takes it; phirm_networks refuses it at once, not where it comes to DeepFill."""
+    mend = ["model.perceptual=null", "model.style=null"]
+    assert f"{' '.join(mend)} (sweep=phirm_edge_connect takes these keys, sweep=phirm_networks does not)" in WITHOUT
+    with initialize_config_module("phenokeep.configs", version_base="1.3"):
+        compose("train", ["sweep=phirm_edge_connect", *mend])
+        with pytest.raises(ConfigCompositionException, match=r"model\.perceptual"):
+            compose("train", ["sweep=phirm_networks", *mend])

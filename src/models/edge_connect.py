@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..imaging.edges import Canny
 from . import losses
 from .adversarial import Adversarial
-from .edge_maps import grey, known_edges, true_edges
+from .edge_maps import check_edges, grey, known_edges, true_edges
 from .holes import fitted, hide, paste
 from .nets.edge_connect import Discriminator, EdgeGenerator, InpaintGenerator
 from .perception import Perception
@@ -41,13 +41,14 @@ class EdgeConnect(Adversarial):
     terms: `edge_adversarial`, `feature_matching`. Image terms, of the generator's whole output: `adversarial`, `l1`
     over the hole's share, and VGG19's `perceptual` and `style`, given by their weights (None: without).
     Discriminators' terms: `edge_real`, `edge_fake`, `real`, `fake`. `weights` change the others' published ones; those
-    of terms that a stage lacks are left aside.
+    of terms that a stage lacks are left aside. Three channels are red, green and blue; of others each counts alike.
 
     Training reads the batch's `edges`. Evaluation finds the known edges by itself (`edges`), outside the hole; the
     inpaint generator gets the drawn ones in the hole and the known ones around it, or with edge="raw" the drawn map
     alone, as the published test script does. It returns `prediction`, `raw` and `edges_predicted`. Stage `edge` is
-    validated on its edges, `inpaint` with the true ones; neither can be tested or predict. Raises ValueError for
-    unknown settings, and before training where VGG19's weights are needed and missing.
+    validated on its edges, against the true ones as its `target`, `inpaint` with the true ones; neither can be tested
+    or predict. Raises ValueError for unknown settings, and before training where the data's edge maps are not those of
+    `edges`, or VGG19's weights are needed and missing.
     """
 
     published: ClassVar[dict[str, str]] = {part: f"edge_connect/{part}" for part in PARTS["joint"]}
@@ -69,14 +70,18 @@ class EdgeConnect(Adversarial):
         weights: Mapping[str, Mapping[str, float]] | None = None,
         **options: Any,
     ) -> None:
-        if stage not in PARTS or edge not in ("composite", "raw"):
-            kinds = f"{', '.join(PARTS)}; composite or raw"
-            raise ValueError(f"model.stage={stage}, model.edge={edge}: one of {kinds} is meant")
+        for key, value, kinds in (
+            ("stage", stage, PARTS),
+            ("edge", edge, ("composite", "raw")),
+            ("gan_loss", gan_loss, losses.KINDS),
+        ):
+            if value not in kinds:
+                raise ValueError(f"model.{key}={value}: one of {', '.join(kinds)} is meant")
+        if twice := sorted({"perceptual", "style"} & set((weights or {}).get("generator", {}))):
+            raise ValueError(f"model.weights.generator names {twice[0]}: its weight is model.{twice[0]}")
         super().__init__(generator_lr, discriminator_lr, betas, _weights(stage, weights or {}), **options)
         self.stage, self.edge, self.gan_loss, self.canny = stage, edge, gan_loss, edges or Canny()
-        seen = (perceptual, style) if self.has("inpaint_discriminator") else (None, None)
-        self.perception = Perception(*seen, vgg)
-        self.weights["generator"] |= self.perception.weights
+        self.perception = Perception(perceptual, style, vgg)
         if self.has("edge_generator"):
             self.edge_generator = EdgeGenerator(blocks=blocks).requires_grad_(stage != "finetune")
         if self.has("edge_discriminator"):
@@ -84,6 +89,8 @@ class EdgeConnect(Adversarial):
         if self.has("inpaint_generator"):
             self.inpaint_generator = InpaintGenerator(in_channels, blocks)
             self.inpaint_discriminator = Discriminator(in_channels)
+            self.weights["generator"] |= self.perception.weights
+        self._with_edges: list[bool] = []  # of the first epoch's images
         self.train()
 
     @property
@@ -112,10 +119,36 @@ class EdgeConnect(Adversarial):
         return self
 
     def setup(self, stage: str) -> None:
-        if stage == "fit":
-            self.perception.load()
-            if self.stage == "finetune" and self.init_from is None:
-                log.warning("model.init_from is null: the edge generator is frozen as it was drawn at random")
+        if stage != "fit":
+            return
+        if data := getattr(self.trainer, "datamodule", None):
+            check_edges(self.canny, getattr(data, "edges", None))
+        if self.has("edge_generator") and self.canny.sigma is None:
+            raise ValueError(
+                f"model.edges.sigma=null finds no edges, and stage {self.stage} draws them: give pixels, or random"
+            )
+        if self.has("inpaint_generator"):
+            self.perception.load(self.trainer.precision)
+        elif missing := self.perception.missing():
+            log.warning("this stage needs no VGG19, those that draw images will stop: %s", missing)
+        origins = self.init_from or {}
+        if self.stage == "finetune" and not isinstance(origins, str) and "edge_generator" not in origins:
+            log.warning("model.init_from names no edge_generator: it is frozen as it was drawn at random")
+
+    def on_train_batch_end(self, outputs: Any, batch: dict[str, Any], batch_idx: int) -> None:
+        if self.current_epoch == 0:
+            self._with_edges += batch["edges"].flatten(1).any(1).tolist()
+
+    def on_train_epoch_end(self) -> None:
+        images, found = len(self._with_edges), sum(self._with_edges)
+        if self.canny.sigma is not None and 2 * found < images:
+            log.warning(
+                "Canny finds no edge in %d of the first epoch's %d images: where their nuclei are dim in the plate's "
+                "range, train every stage with model.edges.low=0.05 model.edges.high=0.1",
+                images - found,
+                images,
+            )
+        self._with_edges = []
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
@@ -181,7 +214,7 @@ class EdgeConnect(Adversarial):
         source, mask = batch["source"], batch["mask"]
         if self.stage == "edge":
             edges = self(source, mask)
-            return {"prediction": edges, "edges_predicted": edges}
+            return {"prediction": edges, "edges_predicted": edges, "target": true_edges(batch)}
         extras = {} if self.stage == "inpaint" else {"edges_predicted": self(source, mask)}
         raw = self.draw_image(source, extras["edges_predicted"] if extras else true_edges(batch), mask)
         return {"prediction": paste(raw, source, mask), "raw": raw, **extras}

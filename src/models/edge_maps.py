@@ -9,6 +9,8 @@ from torch import Tensor
 from ..imaging.edges import Canny, grey_weights
 from .holes import hide
 
+WITHOUT = "EdgeConnect learns from edge maps, and the data have none: set 'data.edges=${model.edges}'"
+
 
 def grey(image: Tensor) -> Tensor:
     """B C Y X to the grey image B 1 Y X that edges are found on."""
@@ -19,8 +21,19 @@ def grey(image: Tensor) -> Tensor:
 def true_edges(batch: dict[str, Any]) -> Tensor:
     """The edge maps of a batch, B 1 Y X; ValueError where the data have none."""
     if "edges" not in batch:
-        raise ValueError("EdgeConnect learns from edge maps, and the data have none: set 'data.edges=${model.edges}'")
+        raise ValueError(WITHOUT)
     return batch["edges"]
+
+
+def check_edges(canny: Canny, maker: Any) -> None:
+    """Raises ValueError where what makes the data's edge maps does not find what the model's `canny` will find."""
+    if maker is None:
+        raise ValueError(WITHOUT)
+    if isinstance(maker, Canny) and maker != canny:
+        raise ValueError(
+            f"data.edges is {maker} and model.edges {canny}: a model that learns from the one draws badly from the "
+            "other; set 'data.edges=${model.edges}'"
+        )
 
 
 def known_edges(canny: Canny, source: Tensor, mask: Tensor) -> Tensor:

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from . import losses
 from .nets.vgg import VGG19
-from .vgg import load_vgg19, shown
+from .speed import hasten
+from .vgg import load_vgg19, shown, vgg19_file
 
 
 class Perception:
@@ -22,13 +23,26 @@ class Perception:
         self.path = path
         self._vgg: VGG19 | None = None
 
-    def load(self) -> None:
-        """Reads VGG19's weights, where a loss needs them. Raises ValueError naming the mends where there are none."""
+    def missing(self) -> str | None:
+        """What is to be mended where a loss needs VGG19's weights and there is no file of them."""
+        try:
+            if self.weights:
+                vgg19_file(self.path)
+        except FileNotFoundError as error:
+            return str(error)
+        return None
+
+    def load(self, precision: str) -> None:
+        """Reads VGG19's weights, where a loss needs them, for training in `precision` (`hasten`).
+
+        Raises ValueError naming the mends where there are none.
+        """
         if self.weights:
             try:
                 self._vgg = load_vgg19(self.path)
             except FileNotFoundError as error:  # a setting to mend, not a disk that failed
                 raise ValueError(str(error)) from None
+            hasten(self._vgg, precision, compiled=False)
 
     def to(self, device: torch.device) -> None:
         if self._vgg:

@@ -10,7 +10,10 @@ from .nets.vgg import VGG19
 from .weightfiles import WeightsError, read
 
 PUBLISHED = "vgg19-dcbb9e9d.pth"
-WITHOUT = "train without its losses: model.perceptual=null model.style=null"
+WITHOUT = (
+    "train without its losses: model.perceptual=null model.style=null (sweep=phirm_edge_connect takes these keys, "
+    "sweep=phirm_networks does not)"
+)
 
 
 def shown(x: Tensor) -> Tensor:
@@ -21,6 +24,17 @@ def shown(x: Tensor) -> Tensor:
     return x if x.shape[1] == 3 else x.flatten(0, 1).unsqueeze(1).expand(-1, 3, -1, -1)
 
 
+def vgg19_file(path: str | Path | None = None) -> Path:
+    """The file that `load_vgg19` reads; FileNotFoundError, naming the mends, where there is none."""
+    file = Path(path) if path is not None else Path(torch.hub.get_dir()) / "checkpoints" / PUBLISHED
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"no VGG19 weights at {file}: put {PUBLISHED} (https://download.pytorch.org/models/{PUBLISHED}) there or "
+            f"name it with model.vgg=path/to/{PUBLISHED}, or {WITHOUT}"
+        )
+    return file
+
+
 def load_vgg19(path: str | Path | None = None) -> VGG19:
     """VGG19 with torchvision's published weights (IMAGENET1K_V1) from a file, frozen.
 
@@ -29,13 +43,7 @@ def load_vgg19(path: str | Path | None = None) -> VGG19:
 
     Raises FileNotFoundError where there is no file, ValueError where it is damaged or of another network.
     """
-    file = Path(path) if path is not None else Path(torch.hub.get_dir()) / "checkpoints" / PUBLISHED
-    if not file.is_file():
-        raise FileNotFoundError(
-            f"no VGG19 weights at {file}: put {PUBLISHED} (https://download.pytorch.org/models/{PUBLISHED}) there or "
-            f"name it with model.vgg=path/to/{PUBLISHED}, or {WITHOUT}"
-        )
-    net = VGG19()
+    file, net = vgg19_file(path), VGG19()
     net.load_state_dict(_weights(file, net.state_dict()))
     return net.requires_grad_(False).eval()
 

@@ -49,6 +49,8 @@ def _edges() -> list[Row]:
         ("model.edges.sigma=-1", ["sigma", "-1"], "above 0"),
         ("model.edges.sigma=many", ["sigma", "many"], "random|number"),
         ("model.edges.low=0.5", ["low=0.5"], "low <= high"),
+        ("model.edges.low=100  model.edges.high=200", ["high=200"], "4.5"),
+        ("model.edges.sigma=null", ["sigma=null"], "pixels"),
         ("data.edges=null", ["edge maps"], "data.edges="),
         ("test=true", ["stage edge"], "experiment=phirm/edge_connect/finetune"),
         ("model.blocks=x", ["model.blocks", "'x'"], "integer"),
@@ -74,6 +76,7 @@ def _perception() -> list[Row]:
 
 def _deepfill() -> list[Row]:
     return [
+        ("model.init=orthogonal", ["'orthogonal'"], "preserving or published"),
         ("model.variant=tf", ["'tf'"], "official"),
         ("model.largest=8", ["model.largest", "8"], "64"),
         ("model.init_from={folder}/trigger.pth", ["trigger.pth", "refused"], "use|Use"),
