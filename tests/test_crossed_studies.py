@@ -56,7 +56,7 @@ class Patches(list):
 class Data:
     """What the studies ask of a DataModule."""
 
-    of_pairs, comparable, targets, root = True, True, ["nuclei"], "made/up"
+    of_pairs, comparable, targets, root, split_origin = True, True, ["nuclei"], "made/up", "by plate, seed 3"
 
     def __init__(self, zoom=None):
         wells = [(well, "test") for well in TEST_WELLS] + [(well, "train") for well in TRAIN_WELLS]
@@ -81,7 +81,7 @@ def subject(judge, wells, leaky=False, crops=None):
     def origin(name):
         own = name or names[0]
         zoom = Zoom(*[(crops or {}).get(own, 256)] * 2, 256)
-        return Origin("Translator", own, 0, 1000, 60.0, leaky, frozenset(wells[own]), zoom)
+        return Origin("Translator", own, names.index(own), 1000, 60.0, leaky, frozenset(wells[own]), zoom)
 
     return Subject(Data(), judge=judge, origin=origin, leaky_split=leaky)
 
@@ -153,6 +153,7 @@ def test_the_curve_stands_at_what_checkpoints_were_trained_on_and_is_sorted_by_i
     assert curve["training wells"].tolist()[:3] == [4, 9, 18]
     assert curve["training images"].tolist()[:3] == [8, 18, 36]
     assert curve["training seeds"].tolist() == [2, 1, 1, 0]
+    assert result.tables["runs"]["split"].unique().tolist() == ["by plate, seed 3"]
     assert curve.loc["all", "PCC loss"] == pytest.approx((1 - table(0.97)["pearson/r"].mean()) / 2, abs=0.01)
     assert curve["control r"].tolist() == pytest.approx([0.2] * 4)
     assert curve.loc["all", "count r low"] > 0.9

@@ -1,5 +1,6 @@
 """Networks judged by band of mask area: what may be compared, training seeds, and what is concluded of the order."""
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,7 +18,7 @@ from phenokeep.methods import Methods, check_fits
 from phenokeep.run import evaluate, train
 from phenokeep.studies import mask_area_words as words
 from phenokeep.studies.judged import contestants, seed_mean
-from phenokeep.studies.mask_area import MaskArea
+from phenokeep.studies.mask_area import MaskArea, _even_ranks
 from phenokeep.studies.statistics import mean_of, paired_bootstrap
 from phenokeep.studies.subject import Origin, Subject
 
@@ -49,7 +50,8 @@ def ask(skills: dict[str, float], wells: int = 9, leaky=(), **options):
     for name in skills:
         labels.setdefault(CLASSES[name[0]], []).append(name)
     study = MaskArea(labels, ["background_median"], ["telea"], order=ORDER, n_bootstrap=1100, pictures=0, **options)
-    return study.run(Subject(judge=judge, origin=origin))
+    data = SimpleNamespace(masks=Rectangles(), split_origin="by plate, seed 3")
+    return study.run(Subject(data, judge=judge, origin=origin))
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +89,7 @@ def test_every_seed_stands_by_itself(ordered):
     one = seeds.query("checkpoint == 'e1' and band == '10-20 %'").iloc[0]
     own = table("e1", 0.8).query("mask_area < 0.2")
     assert one["PhIRM"] == pytest.approx(own["phirm/phirm"].mean())
-    assert (one["training seed"], one["split"]) == (ord("1"), "by well")
+    assert (one["training seed"], one["split"]) == (ord("1"), "by plate, seed 3")
     assert seeds.groupby("method")["checkpoint"].nunique().to_dict() == {
         "EdgeConnect": 2, "DeepFill": 1, "ContextEncoder": 1
     }  # fmt: skip
@@ -98,12 +100,20 @@ def test_presets_figures_and_the_leaky_checkpoint_are_told(ordered):
     methods = ordered.tables["methods"].set_index("method")
     assert methods.loc["telea", "PhIRM paper"] == pytest.approx(methods.loc["telea", "PhIRM"] - 0.1, abs=0.02)
     assert methods["split"].to_dict() == {
-        "EdgeConnect": "by well", "DeepFill": "leaky", "ContextEncoder": "by well", "background_median": "",
-        "telea": "",
+        "EdgeConnect": "by plate, seed 3", "DeepFill": "leaky", "ContextEncoder": "by plate, seed 3",
+        "background_median": "", "telea": "",
     }  # fmt: skip
     assert ordered.verdict.endswith("Leaky split: DeepFill.")
     assert "Leaky split: test wells were in the training of DeepFill" in ordered.notes[0]
-    assert "One training seed: DeepFill, ContextEncoder" in " ".join(ordered.notes)
+    notes = " ".join(ordered.notes)
+    assert "One training seed: DeepFill, ContextEncoder" in notes
+    assert "those of data.masks (Rectangles)" in notes
+    assert "neither samples nor training wells are known" in notes
+    assert "without earlier stages" in ordered.captions["methods"]
+    images = ordered.tables["per_image"].query("band.notna()")
+    size = f"n = {images['id'].nunique()} images of 9 wells"
+    assert size in ordered.captions["phirm_by_mask_area"]
+    assert size not in ordered.captions["methods"]  # that one is of the pooled bands
     rows = ordered.tables["comparisons"]
     assert len(rows) == 3 * (3 + 3 * 2)
     assert (rows["p Holm"] >= rows["p"]).all()
@@ -141,6 +151,39 @@ def test_the_papers_order_is_found_only_where_it_is(differences, told):
     assert alone.splitlines()[0].endswith("cannot be judged: no checkpoint of ContextEncoder was given.")
 
 
+@pytest.mark.parametrize(("low", "verdict", "beside"), [
+    (0.01, "not distinguished, n = 9 wells", " before Holm's correction"),
+    (-0.01, "not distinguished, n = 9 wells", ""), (0.01, "beats", ""),
+])  # fmt: skip
+def test_an_interval_without_zero_that_is_not_distinguished_says_that_it_is_not_corrected(low, verdict, beside):
+    row = {"score": "PhIRM", "method": "e", "against": "d", "kind of rival": "network", "difference": 0.1,
+           "difference low": low, "difference high": 0.2, "verdict": verdict}  # fmt: skip
+    assert f"{low:+.2f} to +0.20{beside})." in words.verdict(pd.DataFrame([row]), {}, [], "above 30 %", 9)
+
+
+def test_pictures_are_from_best_to_worst_also_where_no_nucleus_is_cut():
+    images = pd.DataFrame(
+        {"id": list("aabbccdd"), "nuclei/rim_f1": [0.2, 0.4, 0.9, 0.9, np.nan, np.nan, 0.5, 0.7],
+         "phirm/phirm": [0.9, 0.9, 0.5, 0.5, 1.0, 1.0, 0.8, 0.8]}
+    )  # fmt: skip
+    assert _even_ranks(images, 3) == ["b", "d", "a"]
+    assert _even_ranks(images.assign(**{"nuclei/rim_f1": np.nan}), 2) == ["c", "b"]
+
+
+def test_the_sweep_trains_every_seed_on_one_split_and_its_words_name_what_it_makes():
+    from hydra import compose, initialize_config_module
+
+    with initialize_config_module("phenokeep.configs", version_base="1.3"):
+        said = Path(__file__).parents[1].joinpath("configs/sweep/phirm_networks.yaml").read_text()
+        for seed in (0, 2):
+            cfg = compose("train", ["sweep=phirm_networks", f"seed={seed}"], return_hydra_config=True)
+            assert (cfg.seed, cfg.data.seed) == (seed, 0)
+    swept = cfg.hydra.sweeper.params.experiment.split(",")
+    named = set(re.findall(r"runs/([\w/]+)/seed_0/best\.ckpt", said))
+    assert named == {"phirm/context_encoder", "phirm/deepfill", "phirm/edge_connect/finetune"}
+    assert named <= set(swept)
+
+
 def subject_of(paths: dict[str | None, str]) -> Subject:
     return Subject(origin=lambda name: Origin("Restorer", Path(paths[name]).resolve()))
 
@@ -157,11 +200,26 @@ def test_the_model_is_judged_once_whether_named_or_not():
         contestants(known, {"Restorer": "b"})
 
 
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [(Origin("Restorer", Path("b"), 0), "'A' names several checkpoints of training seed 0.*each its own label"),
+     (Origin("DeepFill", Path("b"), 1), "'A' names Restorer and DeepFill: give each its own label")],
+)  # fmt: skip
+def test_a_label_is_one_network_from_several_seeds(second, message):
+    origins = {None: Origin("Restorer", Path("a"), 0), "a": Origin("Restorer", Path("a"), 0), "b": second}
+    with pytest.raises(ValueError, match=message):
+        contestants(Subject(origin=origins.get), {"A": ["a", "b"]})
+    assert contestants(Subject(origin=origins.get), {"A": "a", "B": "b"}) == {"A": [None], "B": ["b"]}
+
+
 def test_wrong_choices_are_refused():
     with pytest.raises(ValueError, match="name of a fill"):
         MaskArea({"telea": "a.ckpt"}, [], ["telea"])
-    with pytest.raises(ValueError, match=r"study\.above is 0\.6"):
-        MaskArea(None, [], [], above=0.6).check(SimpleNamespace(of_pairs=False, masks=Rectangles()))
+    with pytest.raises(ValueError, match=r"study\.pictures is -1"):
+        MaskArea(None, [], [], pictures=-1)
+    for above in (0.6, 0.25):  # in the midst of a band: "above 25 %" would leave out holes of 25 to 30 %
+        with pytest.raises(ValueError, match=rf"study\.above is {above}.*choose where one of them begins"):
+            MaskArea(None, [], [], above=above).check(SimpleNamespace(of_pairs=False, masks=Rectangles()))
     study = MaskArea({"A": "b"}, [], ["telea"], n_bootstrap=300)
     with pytest.raises(ValueError, match="use at least 600"):
         study.run(Subject(judge=lambda name: None, origin=lambda name: Origin("B", Path(str(name)))))

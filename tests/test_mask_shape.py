@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from hydra import compose, initialize_config_module
 from scipy.optimize import minimize_scalar
+from statsmodels.regression.mixed_linear_model import MixedLM
 
 from phenokeep.cli import _register_checkpoint
 from phenokeep.imaging.artefacts import artefact_mask
@@ -217,9 +218,16 @@ def reml(y, design, groups):
     return at(best)[1:]
 
 
-@pytest.mark.parametrize("column", ["phirm/phirm", "nuclei/rim_f1", "pixels/mae"])
-def test_mixed_model_agrees_with_an_independent_fit(column):
-    table = made(effect=-0.05, area=-0.02)
+@pytest.mark.parametrize(
+    ("column", "size"),
+    [
+        *[(column, {}) for column in ("phirm/phirm", "nuclei/rim_f1", "pixels/mae")],
+        ("pixels/mae", {"fields": 16, "per_field": 2, "seed": 1}),  # variance of fields near 0
+        ("nuclei/rim_f1", {"fields": 8, "per_field": 2, "seed": 5}),
+    ],
+)
+def test_mixed_model_agrees_with_an_independent_fit(column, size):
+    table = made(**({"effect": -0.05} if not size else {}), area=-0.02, **size)
     terms = models.MODELS[models.RADIUS_MODEL]
     own = models.fit(table, column, terms).set_index("term")
     design = np.stack(
@@ -259,9 +267,17 @@ def test_verdicts_say_what_was_invented():
     assert "does not hold: shape changes PhIRM too." in text
     assert verdicts["PhIRM", STROKES] == "lower"
     assert verdicts["PhIRM", ARTEFACT] == "equivalent"
+    assert "this is not shown for PhIRM: no loss with area is shown." in told(area=0.03)[0]
     text, verdicts = told(shape=-0.03)
-    assert "is not shown for PhIRM: no effect of area is shown" in text
+    assert "is not shown for PhIRM: no loss with area is shown" in text
     assert verdicts["PhIRM", STROKES] == "lower, within the margin"
+
+
+def test_an_interval_without_zero_that_is_not_distinguished_says_that_it_is_not_corrected():
+    row = pd.Series({"estimate": 0.02, "estimate low": 0.01, "estimate high": 0.03, "p Holm": 0.06})
+    assert words._effect(row) == "+0.020 [+0.010, +0.030] before Holm's correction, not distinguished from none"
+    row["estimate low"] = -0.01
+    assert words._effect(row) == "+0.020 [-0.010, +0.030], not distinguished from none"
 
 
 def test_equivalence_is_the_ninety_per_cent_interval_inside_the_margin():
@@ -276,15 +292,28 @@ def test_equivalence_is_the_ninety_per_cent_interval_inside_the_margin():
     assert np.isnan(equivalence(*one, mean_of("phirm/phirm"), 0.1, **options))
 
 
-def test_models_that_cannot_be_fitted_say_so():
+def test_models_that_cannot_be_fitted_say_so(monkeypatch):
     flat = made().assign(**{"nuclei/rim_f1": 0.0})
     rows = models.mixed_models(flat).query("score == 'rim F1'")
     assert rows["p"].isna().all()
     assert (rows["remark"] == "not fitted: the score does not vary").all()
-    few = models.fit(made(fields=1), "phirm/phirm", models.MODELS[models.AREA_MODEL])
-    assert few["remark"].str.contains("too few images or fields").all()
+    for size in ({"fields": 1}, {"fields": 2, "per_field": 1, "seed": 3}):  # the second would leave no residual: p = 0
+        few = models.fit(made(**size), "phirm/phirm", models.MODELS[models.RADIUS_MODEL])
+        assert few["remark"].str.contains("too few images or fields").all()
+        assert few[list(models.NUMBERS)].isna().all(axis=None)
     text = words.verdict("A", models.paired_differences(flat, MARGINS, 50, 0), models.mixed_models(flat))
     assert "rim F1: 10 % more of the image hidden cannot be judged" in text
+    whole = MixedLM.fit
+
+    def unfinished(self, **options):
+        found = whole(self, **options)
+        found.converged = False
+        return found
+
+    monkeypatch.setattr(MixedLM, "fit", unfinished)
+    lost = models.fit(made(), "phirm/phirm", models.MODELS[models.AREA_MODEL])
+    assert lost[list(models.NUMBERS)].isna().all(axis=None)
+    assert (lost["remark"] == "did not converge: not used").all()
 
 
 def test_networks_and_fills_are_families_of_their_own():
@@ -333,4 +362,5 @@ def test_it_runs_end_to_end(config, tmp_path):
     for name in ("paired", "differences", "score_by_area", "score_by_radius", "examples"):
         assert (out / f"{name}.png").stat().st_size > 5000
     page = (Path(out) / "report.html").read_text(encoding="utf-8")
+    assert page.count(f"n = {len(holes) // 2} pairs on ") >= 4 + 2  # of every figure but the example, and two tables
     assert "Restorer. PhIRM: 10 % more of the image hidden" in page

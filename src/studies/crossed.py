@@ -216,7 +216,7 @@ def by_run(
                 "training images": len(training(subject, origin.wells)),
                 "samples": origin.samples,
                 "training (s)": round(origin.seconds),
-                "split": "leaky" if origin.leaky or subject.leaky_split else "by well",
+                "split": "leaky" if origin.leaky or subject.leaky_split else subject.datamodule.split_origin,
             }
             for condition, table in own.groupby(judged_on, sort=False):
                 row: dict[str, Any] = {"checkpoint": label, "file": str(name or origin.path or "this run")}

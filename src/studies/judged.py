@@ -17,6 +17,7 @@ BESIDE: dict[str, Ratio] = {"inner F1": pooled_f1("nuclei/inner_"), "all F1": po
 PIXELS: dict[str, Ratio] = {name: mean_of(f"pixels/{name.lower()}") for name in ("PSNR", "SSIM", "MAE")}
 FEW_WELLS = 8  # where 300 simulated comparisons without a difference (4 images a well) came near 5 %: 7 % had p < 0.05
 ALPHA = 0.05
+UNCORRECTED = "Intervals are not corrected: one without 0 may stand beside a p Holm above 0.05."
 # Why intensities of two images cannot be compared (datamodules: comparable), as a study says it.
 UNCOMPARED = (
     "Intensities are not comparable: each true image is in a unit of its own, as data.scaling=paper stretches it from "
@@ -30,7 +31,8 @@ def contestants(subject: Subject, checkpoints: Mapping[str, str | Sequence[str]]
     """Names for `judge` by label, one per training seed; None is the model that the study was asked about.
 
     That model comes first, under its class name, where its checkpoint is not among those given. Every checkpoint is
-    held against the data before anything is judged: what `subject.origin` raises names what does not fit.
+    held against the data before anything is judged: what `subject.origin` raises names what does not fit. Raises
+    ValueError for a label that names one checkpoint or training seed twice, or networks of several classes.
     """
     assert subject.origin is not None
     own = subject.origin(None)
@@ -40,8 +42,17 @@ def contestants(subject: Subject, checkpoints: Mapping[str, str | Sequence[str]]
         if not paths:
             raise ValueError(f"study.checkpoints: {label!r} names no checkpoint; give a path or a list of paths")
         names = [None if own.path and subject.origin(path).path == own.path else path for path in paths]
-        if len({subject.origin(name).path for name in names}) < len(names):
+        origins = [subject.origin(name) for name in names]
+        if len({origin.path for origin in origins}) < len(names):
             raise ValueError(f"study.checkpoints: {label!r} names a checkpoint twice: give each training seed once")
+        if len(classes := list(dict.fromkeys(origin.network for origin in origins))) > 1:
+            raise ValueError(f"study.checkpoints: {label!r} names {' and '.join(classes)}: give each its own label")
+        seeds = [origin.seed for origin in origins if origin.seed is not None]
+        if twice := [seed for seed in seeds if seeds.count(seed) > 1]:
+            raise ValueError(
+                f"study.checkpoints: {label!r} names several checkpoints of training seed {twice[0]}, which tell "
+                "nothing of another seed: give each its own label"
+            )
         named[str(label)] = names
     if not any(None in names for names in named.values()):
         if own.network in named:
@@ -173,6 +184,11 @@ def judgement(difference: Difference, p: float) -> str:
     if not clear:
         return f"not distinguished, n = {count(difference.units, 'well')}"
     return "beats" if difference.estimate > 0 else "worse"
+
+
+def uncorrected(low: float, high: float) -> str:
+    """What is added to an interval without 0 where the corrected p is not clear, so that both can be believed."""
+    return " before Holm's correction" if low > 0 or high < 0 else ""
 
 
 def check_resamples(n_bootstrap: int, tests: int) -> None:

@@ -29,7 +29,7 @@ class MaskArea(Study):
     over seeds before wells are resampled, and the spread over seeds stands beside. The networks are compared in the
     bands from `above` on, pooled; `order` names classes as the paper ranks them there, best first. `nulls` and
     `classical` name fills; `pictures` is how many images are shown, from the best to the worst. Raises ValueError for
-    a label that is a fill's name.
+    a label that is a fill's name, and for fewer than no pictures.
     """
 
     def __init__(
@@ -48,18 +48,20 @@ class MaskArea(Study):
         self.checkpoints = dict(checkpoints or {})
         if clash := sorted(set(self.checkpoints) & set(self.kinds)):
             raise ValueError(f"study.checkpoints: {clash[0]!r} is the name of a fill; choose another label")
+        if pictures < 0:
+            raise ValueError(f"study.pictures is {pictures}: give 0 or more")
         self.above, self.order = float(above), list(order)
         self.bands = sorted((float(low), float(high)) for low, high in bands)
         self.n_bootstrap, self.seed, self.pictures = n_bootstrap, seed, pictures
 
     def check(self, datamodule: Any) -> None:
-        """Takes the bands of the data's masks; ValueError where none begins at `above` or beyond."""
+        """Takes the bands of the data's masks; ValueError where none begins at `above`."""
         super().check(datamodule)
         self.bands = sorted(datamodule.masks.bands or self.bands)
-        if not any(low >= self.above for low, _ in self.bands):
+        if self.above not in [low for low, _ in self.bands]:
             raise ValueError(
-                f"study.above is {self.above:g}, but the masks' bands are {self.bands}: lower it, or give data.masks "
-                "such a band"
+                f"study.above is {self.above:g}, but the masks' bands are {self.bands}: choose where one of them "
+                "begins, or give data.masks such a band"
             )
 
     def run(self, subject: Subject) -> StudyResult:
@@ -96,7 +98,7 @@ class MaskArea(Study):
         }
         leaky = [label for label, names in named.items() if any(subject.origin(name).leaky for name in names)]
         said = " Leaky split." if subject.leaky_split else f" Leaky split: {', '.join(leaky)}." if leaky else ""
-        captions = words.captions(large, self._pooled(), said)
+        captions = words.captions(images, large, self._pooled(), said)
         tables = {"methods": methods, "comparisons": comparisons, "bands": bands, "seeds": by_seed, "per_image": images}
         if self.pictures:
             figures["examples"], captions["examples"] = self._examples(subject, large, named)
@@ -115,6 +117,7 @@ class MaskArea(Study):
                 subject.leaky_split,
                 len(scores) > len(SCORES),
                 judged.unit_notes(wells, self.n_bootstrap, self.seed),
+                type(subject.datamodule.masks).__name__,
             ),
             captions={name: text for name, text in captions.items() if name in figures or name in tables},
             verdict=words.verdict(comparisons, classes, self.order, self._pooled(), wells) + few + said,
@@ -138,7 +141,8 @@ class MaskArea(Study):
                 row |= {"checkpoint": str(name or origin.path or "this run"), "band": part}
                 row |= {score: float(statistic(inside, ones)[0]) for score, statistic in scores.items()}
                 row |= {"images": len(inside), "samples": origin.samples, "training (s)": round(origin.seconds)}
-                rows.append(row | {"split": "leaky" if origin.leaky or subject.leaky_split else "by well"})
+                leaky = origin.leaky or subject.leaky_split
+                rows.append(row | {"split": "leaky" if leaky else subject.datamodule.split_origin})
         return pd.DataFrame(rows).astype({"training seed": "Int64"})
 
     def _methods(self, large: pd.DataFrame, scores: Mapping[str, Ratio], by_seed: pd.DataFrame) -> pd.DataFrame:
@@ -153,9 +157,8 @@ class MaskArea(Study):
             table[f"{score} over seeds"] = [_spread(own.loc[own["method"] == name, score]) for name in table["method"]]
         effort = own.groupby("method")[["samples", "training (s)"]].sum()
         table = table.join(effort, on="method")
-        leaky = set(own.loc[own["split"] == "leaky", "method"])
-        table["split"] = ["leaky" if name in leaky else "by well" if name in effort.index else "" for name in
-                          table["method"]]  # fmt: skip
+        splits = own.groupby("method")["split"].agg(lambda each: "leaky" if "leaky" in set(each) else each.iloc[0])
+        table["split"] = table["method"].map(splits).fillna("")
         last = ["samples", "training (s)", "split", "images", "wells"]
         return table[[column for column in table if column not in last] + last]
 
@@ -186,9 +189,7 @@ class MaskArea(Study):
     ) -> tuple[Any, str]:
         """Images at even ranks of the networks' mean rim F1, restored by the first seed of each and the best fill."""
         assert subject.module is not None
-        own = large[large["kind"] == NETWORK].groupby("id")[["nuclei/rim_f1", "phirm/phirm"]].mean().dropna()
-        ranked = own.sort_values(["nuclei/rim_f1", "phirm/phirm"], ascending=False).index
-        ids = [str(ranked[k]) for k in np.unique(np.linspace(0, len(ranked) - 1, self.pictures).astype(int))]
+        ids = _even_ranks(large[large["kind"] == NETWORK], self.pictures)
         fills = large[large["kind"] == "classical fill"].groupby("method")["phirm/phirm"].mean()
         names = {label: own[0] for label, own in named.items()}
         names |= {str(fills.idxmax()): str(fills.idxmax())} if len(fills) else {}
@@ -204,9 +205,17 @@ class MaskArea(Study):
             rows.append((id_, batch["target"][number, 0].numpy(), batch["mask"][number, 0].numpy(), pictures))
         seeds = " (first training seed; its PhIRM is the mean over seeds)" if max(map(len, named.values())) > 1 else ""
         return method_pictures(rows), (
-            f"Holes {self._pooled()} of the image as each network{seeds} and the best classical fill restored them, "
-            "from the best to the worst image by the networks' mean rim F1. One grey scale per row."
+            f"Holes {self._pooled()} of the image as each network{seeds} and the best classical fill by PhIRM restored "
+            "them, from the best to the worst image by the networks' mean rim F1. One grey scale per row."
         )
+
+
+def _even_ranks(images: pd.DataFrame, number: int) -> list[str]:
+    """Ids from the best to the worst mean rim F1, then PhIRM; those without rim nuclei only where none has any."""
+    means = images.groupby("id")[["nuclei/rim_f1", "phirm/phirm"]].mean()
+    known = means[means["nuclei/rim_f1"].notna()]
+    ranked = (means if known.empty else known).sort_values(["nuclei/rim_f1", "phirm/phirm"], ascending=False).index
+    return [str(ranked[k]) for k in np.unique(np.linspace(0, len(ranked) - 1, number).astype(int))]
 
 
 def _spread(values: pd.Series) -> str:

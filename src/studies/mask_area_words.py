@@ -6,7 +6,12 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from .judged import NETWORK, count
+from .judged import NETWORK, UNCORRECTED, count, uncorrected
+
+EFFORT = (
+    "Samples and seconds are those of the checkpoints' own training, summed over seeds: without earlier stages or what "
+    "else they started from (model.init_from)."
+)
 
 
 def verdict(
@@ -54,21 +59,25 @@ def _order(pairs: pd.DataFrame, classes: Mapping[str, str], claimed: Sequence[st
     return f"{claim} appears."
 
 
-def captions(large: pd.DataFrame, pooled: str, leaky: str) -> dict[str, str]:
-    images, wells = large["id"].nunique(), large["group"].nunique()
-    size = f"n = {count(images, 'image')} of {count(wells, 'well')}"
+def captions(images: pd.DataFrame, large: pd.DataFrame, pooled: str, leaky: str) -> dict[str, str]:
+    """What every table and figure shows and rests on: `images` in all bands, `large` in those pooled."""
+    size, of_all = (
+        f"n = {count(table['id'].nunique(), 'image')} of {count(table['group'].nunique(), 'well')}"
+        for table in (large, images[images["band"].notna()])
+    )
     interval = f"Brackets hold 95 % bootstrap intervals over wells.{leaky}"
-    bars = f"Bars: 95 % over wells; small rings: each training seed by itself; dashed: null fills.{leaky}"
+    bars = f"{of_all}. Bars: 95 % over wells; small rings: each training seed by itself; dashed: null fills.{leaky}"
     axis = "against the hidden share of the image"
     return {
         "methods": f"Holes {pooled} of the image, bands pooled, {size}. PhIRM: the authors' code; PhIRM "
         "paper: as printed. Rim F1: nuclei cut by the hole's edge, matched on their hidden part. Inner F1: nuclei "
-        "wholly inside, which no method can know. PSNR (dB), SSIM, MAE: inside the hole. Over seeds: smallest to "
-        f"largest score of a training seed by itself, and their SD. Samples and seconds are of all seeds. {interval}",
+        "wholly inside, which no method can know. PSNR (dB), SSIM, MAE (share of the range to which images "
+        "are scaled): inside the hole. Over seeds: smallest to "
+        f"largest score of a training seed by itself, and their SD. {EFFORT} {interval}",
         "comparisons": f"Method minus rival on the same images, bands {pooled} pooled. The best fills are "
-        f"chosen by their score here, which favours them. p Holm: corrected for all rows. {interval}",
+        f"chosen by their score here, which favours them. p Holm: corrected for all rows. {UNCORRECTED} {interval}",
         "bands": f"Every method in every band of mask area; seeds averaged per image. {interval}",
-        "seeds": f"Every training seed by itself: its score, and what its training cost.{leaky}",
+        "seeds": f"Every training seed by itself: its score, and what its training cost (its last stage alone).{leaky}",
         "per_image": f"One row per method and image, averaged over training seeds; n/a: not defined.{leaky}",
         "phirm_by_mask_area": f"PhIRM (the authors' code) {axis}, the paper's figure 2b. {bars}",
         "rim_f1_by_mask_area": f"F1 of the hidden parts of nuclei cut by the hole's edge, {axis}. {bars}",
@@ -83,8 +92,10 @@ def notes(
     leaky_split: bool,
     presets: bool,
     unit: Sequence[str],
+    holes: str,
 ) -> list[str]:
     told = list(unit)
+    told.append(f"The holes are those of data.masks ({holes}), whatever holes a network was trained on.")
     if leaky_split:
         told.insert(0, "Leaky split: images of one well are on both sides, so every score here is too good.")
     elif leaky:
@@ -102,7 +113,8 @@ def notes(
     told += [
         "PhIRM compares numbers and areas, not places; rim F1 stands beside it, and counts only nuclei whose "
         "visible part says something about the hidden one.",
-        "Networks trained on different numbers of samples are compared as they are: see samples and seconds.",
+        "Networks trained on different numbers of samples are compared as they are: see samples and seconds. Of what a "
+        "checkpoint started from (model.init_from) neither samples nor training wells are known here.",
     ]
     if not presets:
         told.append("The metrics lack phirm_paper, so PhIRM is given in one preset only.")
@@ -113,8 +125,9 @@ def notes(
 
 
 def _pair(row: pd.Series) -> str:
-    words = {"beats": "beats", "worse": "is worse than"}.get(row["verdict"], "is not distinguished from")
-    return f"{row['method']} {words} {row['against']} ({_difference(row)})"
+    words = {"beats": "beats", "worse": "is worse than"}.get(row["verdict"])
+    beside = "" if words else uncorrected(row["difference low"], row["difference high"])
+    return f"{row['method']} {words or 'is not distinguished from'} {row['against']} ({_difference(row)}{beside})"
 
 
 def _bar(kind: str, rows: pd.DataFrame) -> str:

@@ -137,7 +137,7 @@ def _line(
     score: str,
     shape: str,
 ) -> None:
-    axes.plot(x_of_images, y_of_images, ".", color=COLOUR[shape], alpha=0.22, ms=4, mew=0, zorder=1)
+    axes.plot(x_of_images, y_of_images, "o", color=COLOUR[shape], alpha=0.35, ms=3, mew=0, zorder=1)
     y = [_mean(axes, place, part, score, COLOUR[shape], MARKER[shape]) for place, part in zip(x, parts, strict=True)]
     axes.plot(x, y, color=COLOUR[shape], linewidth=1.8, zorder=3, marker=MARKER[shape], label=shape)
 

@@ -25,6 +25,8 @@ MODELS = {"shape + area": (*SHAPES, AREA), "shape + area + radius + covered": (*
 AREA_MODEL, RADIUS_MODEL = MODELS
 NUMBERS = ("estimate", "estimate low", "estimate high", "p", "SD of fields", "SD within")
 NUISANCE = (COVERED,)  # in the model, not among the questions
+# Images beyond fields and terms: with fewer, a fit may leave no residual, and normal limits are too narrow.
+LEAST_LEFT = 20
 
 
 def paired_differences(images: pd.DataFrame, margins: Mapping[str, float], n: int, seed: int) -> pd.DataFrame:
@@ -93,6 +95,7 @@ def mixed_models(images: pd.DataFrame) -> pd.DataFrame:
 
 def fit(table: pd.DataFrame, column: str, terms: Sequence[str]) -> pd.DataFrame:
     """One mixed model: term, estimate, limits, p; SD between fields and within, images, fields, and a remark."""
+    from scipy.stats import norm
     from statsmodels.regression.mixed_linear_model import MixedLM
     from statsmodels.tools.sm_exceptions import ConvergenceWarning
 
@@ -102,11 +105,9 @@ def fit(table: pd.DataFrame, column: str, terms: Sequence[str]) -> pd.DataFrame:
     for term in terms:
         design[term] = _term(known, term)
     facts = {"images": len(known), "fields": fields}
-    empty = pd.DataFrame({"term": list(terms)}).assign(
-        **dict.fromkeys(("estimate", "estimate low", "estimate high", "p", "SD of fields", "SD within"), np.nan),
-        **facts,
-    )
-    enough = fields >= 2 and len(known) > len(terms) + 2 and np.linalg.matrix_rank(design) == design.shape[1]
+    empty = pd.DataFrame({"term": list(terms)}).assign(**dict.fromkeys(NUMBERS, np.nan), **facts)
+    left = len(known) - fields - len(terms)
+    enough = fields >= 2 and left >= LEAST_LEFT and np.linalg.matrix_rank(design) == design.shape[1]
     if not enough or known[column].std() < 1e-12:
         why = "the score does not vary" if enough else "too few images or fields for these terms"
         return empty.assign(remark=f"not fitted: {why}")
@@ -118,26 +119,37 @@ def fit(table: pd.DataFrame, column: str, terms: Sequence[str]) -> pd.DataFrame:
         warnings.simplefilter("ignore", ConvergenceWarning)  # a variance at its bound, of which the remark tells
         standard = (values - values.mean()) / scale
         found = MixedLM(standard, design, groups=known["field"].to_numpy()).fit(reml=True, method=["powell"])
-    between = scale * float(np.sqrt(max(found.cov_re.iloc[0, 0], 0.0)))
-    within = scale * float(np.sqrt(found.scale))
-    remark = "fields hardly differ (variance near 0)" if between < 1e-2 * within else ""
     if not found.converged:
-        remark = "did not converge: not used"
-    limits = scale * found.conf_int().loc[list(terms)]
-    usable = found.converged
+        return empty.assign(remark="did not converge: not used")
+    ratio = max(float(found.cov_re.iloc[0, 0]) / found.scale, 0.0)
+    estimate = scale * found.params[list(terms)].to_numpy()
+    error = scale * np.sqrt(found.scale) * _unit_errors(design, known["field"], ratio)[1:]
+    half = norm.ppf(1 - ALPHA / 2) * error
     return pd.DataFrame(
         {
             "term": list(terms),
-            "estimate": scale * found.params[list(terms)].to_numpy(),
-            "estimate low": limits[0].to_numpy(),
-            "estimate high": limits[1].to_numpy(),
-            "p": found.pvalues[list(terms)].to_numpy() if usable else np.nan,
-            "SD of fields": between,
-            "SD within": within,
+            "estimate": estimate,
+            "estimate low": estimate - half,
+            "estimate high": estimate + half,
+            "p": 2 * norm.sf(np.abs(estimate) / error),
+            "SD of fields": scale * float(np.sqrt(ratio * found.scale)),
+            "SD within": scale * float(np.sqrt(found.scale)),
             **facts,
-            "remark": remark,
+            "remark": "fields hardly differ (variance near 0)" if ratio < 1e-4 else "",
         }
     )
+
+
+def _unit_errors(design: pd.DataFrame, fields: pd.Series, ratio: float) -> np.ndarray:
+    """Standard errors of the fixed effects for a residual SD of 1: generalised least squares at the ratio of variances.
+
+    Not statsmodels' own, which invert a numerical Hessian: where the variance of fields is near 0, those were off by up
+    to a third, or missing.
+    """
+    sums, sizes = design.groupby(fields).sum().to_numpy(), fields.groupby(fields).size().to_numpy()
+    plain = design.to_numpy()
+    information = plain.T @ plain - (sums.T * (ratio / (1 + ratio * sizes))) @ sums
+    return np.sqrt(np.diag(np.linalg.inv(information)))
 
 
 def _term(table: pd.DataFrame, term: str) -> pd.Series:

@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from . import mask_shape_models as models
-from .judged import ALPHA, count
+from .judged import ALPHA, UNCORRECTED, count, uncorrected
 from .mask_shape_pairs import Artefacts, Drawn
+
+OF_RANGE = "mean absolute error inside the hole, as a share of the range to which images are scaled"
 
 
 def captions(holes: pd.DataFrame, margins: Mapping[str, float], first: str, leaky: str) -> dict[str, str]:
@@ -16,22 +18,23 @@ def captions(holes: pd.DataFrame, margins: Mapping[str, float], first: str, leak
     size = f"n = {count(pairs, 'pair')} on {count(holes['field'].nunique(), 'field')} of "
     size += f"{count(holes['group'].nunique(), 'well')}"
     within = ", ".join(f"{score} {value:g}" for score, value in margins.items())
-    bars = "Bars: 95 % over wells."
+    bars = f"Hole MAE: {OF_RANGE}. {size}. Bars: 95 % over wells."
     return {
         "paired_differences": f"Irregular hole minus its matched rectangle on the same patch, {size}. Brackets hold "
-        "95 % bootstrap intervals over wells. p Holm: corrected over the rows of networks, and over those of fills. p "
-        f"equivalence: two one-sided tests that the difference lies within the margin ({within}), set before the run; "
-        f"Holm likewise.{leaky}",
+        "95 % bootstrap intervals over wells. p Holm: corrected over the rows of networks, and over those of fills. "
+        f"{UNCORRECTED} p equivalence: two one-sided tests that the difference lies within the margin ({within}), set "
+        f"before the run; Holm likewise. Hole MAE: {OF_RANGE}.{leaky}",
         "mixed_models": "Linear mixed models of the scores of single images, the field as random intercept (REML), "
         "Wald intervals in brackets. Shapes are against rectangles; area and radius about their means. p Holm: "
-        "corrected over the rows of networks, and over those of fills, covered nuclei left out. SD: of a score between "
-        f"and within fields.{leaky}",
+        f"corrected over the rows of networks, and over those of fills, covered nuclei left out. {UNCORRECTED} SD: of "
+        f"a score between and within fields.{leaky}",
         "matching": "Means over the holes of the pairs: area is a share of the patch; covered nuclei are hidden by "
         "half or more, touched ones by a pixel or more; radius: deepest hidden pixel to the nearest known one; "
         f"dilation: by how much the outlines of artefacts were grown to reach the band. {size}.",
         "per_image": f"One row per method and hole; n/a where a score is not defined.{leaky}",
         "paired": f"Thin lines: wells, from the matched rectangles to the shape; marks: all wells. {bars}{leaky}",
-        "differences": f"Shape minus rectangle for every method; shaded: the margin of equivalence. {bars}{leaky}",
+        "differences": f"Shape minus rectangle for every method; shaded: the margin of equivalence, in "
+        f"which the narrower 90 % interval has to lie (before Holm). {bars}{leaky}",
         "score_by_area": f"Scores by band of hidden area and shape; dots: single images. {bars}{leaky}",
         "score_by_radius": "Scores against the largest inscribed radius of the hole, by shape, over quarters of its "
         f"radii; dots: single images. {bars}{leaky}",
@@ -71,8 +74,9 @@ def notes(
         + " Strokes are those of DeepFillV2.",
         "The inscribed radius is the distance from the deepest hidden pixel to the nearest known one. It differs "
         "between shapes of one area by nature: with it in the model, a shape's effect is what the radius leaves.",
-        "Rim F1 is a ratio of counts: the paired differences pool the counts; the mixed models take the F1 of each "
-        "image as a number of equal weight, and leave out images without rim nuclei.",
+        "The paired differences draw both holes of a pair together. Rim F1 is a ratio of counts: they pool the counts; "
+        "the mixed models take the F1 of each image as a number of equal weight, and leave out images without rim "
+        "nuclei.",
         "The mixed models' p are normal approximations that know fields, not wells: read them with the bootstrap.",
         f"Seeds: {seeds}. An image's scores are averaged over a label's seeds; with one, what another seed would "
         "give is not known.",
@@ -96,15 +100,16 @@ def verdict(label: str, paired: pd.DataFrame, mixed: pd.DataFrame) -> str:
         )
         clear = shapes["verdict"].isin(["higher", "lower"])
         inside = shapes["verdict"].str.contains("equivalent|within")
-        holds[score] = (area["p Holm"] < ALPHA, bool(clear.any()), bool(inside.all()))
-    matters, differs, equal = holds["PhIRM"]
-    if matters and equal:
+        falls = area["p Holm"] < ALPHA and area["estimate"] < 0
+        holds[score] = (falls, bool(clear.any()), bool(inside.all()))
+    falls, differs, equal = holds["PhIRM"]
+    if falls and equal:
         paper = "holds for PhIRM"
         paper += "" if not holds["rim F1"][1] else ", not for rim F1, which shape changes too"
     elif differs:
-        paper = "does not hold: shape changes PhIRM too" + ("" if matters else ", and no effect of area is shown")
+        paper = "does not hold: shape changes PhIRM too" + ("" if falls else ", and no loss with area is shown")
     else:
-        missing = [] if matters else ["no effect of area is shown"]
+        missing = [] if falls else ["no loss with area is shown"]
         missing += [] if equal else ["shapes are neither told apart nor equivalent"]
         paper = f"is not shown for PhIRM: {' and '.join(missing)}"
     return f"{label}. {'. '.join(parts)}. The paper argues that area decides, not shape: this {paper}."
@@ -114,4 +119,6 @@ def _effect(row: pd.Series) -> str:
     if pd.isna(row["p Holm"]):
         return "cannot be judged"
     size = f"{row['estimate']:+.3f} [{row['estimate low']:+.3f}, {row['estimate high']:+.3f}]"
-    return size if row["p Holm"] < ALPHA else f"{size}, not distinguished from none"
+    if row["p Holm"] < ALPHA:
+        return size
+    return f"{size}{uncorrected(row['estimate low'], row['estimate high'])}, not distinguished from none"
