@@ -1,10 +1,9 @@
 """Reading checkpoints without trusting them."""
 
 import logging
-import pickle
 import re
 import zipfile
-import zlib
+from collections.abc import Mapping
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -14,6 +13,8 @@ log = logging.getLogger(__name__)
 # What a checkpoint of ours holds beside what Lightning writes.
 PARTS = {"state_dict": dict, "config": dict, "scaling": dict, "trained_on": list, "effort": dict}
 OWN = "use a checkpoint written by phenokeep"
+# Beside what makes no checkpoint.
+WEIGHTS = ". Published weights start a training, which writes one: train.py model.init_from=FILE"
 DEEPEST = 50  # levels of a config; ours have six
 NODE_KEYS = ("_target_", "_convert_", "_recursive_")
 # What each command composes for itself: where it writes, and what it does.
@@ -40,25 +41,74 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     _verify(path)
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path} is refused: it holds more than tensors and plain values, and loading it could run code "
-            f"({str(error).splitlines()[0][:120]}). Use a checkpoint written by phenokeep"
-        ) from error
-    except (RuntimeError, EOFError, ValueError, OSError) as error:
+    except Exception as error:  # a pickle that torch did not write makes it raise anything
+        if runs := re.search(r"Unsupported global: GLOBAL ([\w.]+)", str(error)):
+            raise CheckpointError(
+                f"{path} is refused: it holds {runs[1]}, and loading that could run code. Use a checkpoint written by "
+                "phenokeep"
+            ) from error
         raise CheckpointError(
             f"{path} is no readable checkpoint ({error}): it may be cut short; use another"
         ) from error
+    return checked(saved, path)
+
+
+def checked(saved: Any, path: str | Path) -> dict[str, Any]:
+    """What a file held, as it was, where that is a checkpoint of phenokeep. Raises CheckpointError."""
     if not isinstance(saved, dict):
         raise CheckpointError(f"{path} was not written by phenokeep: it holds a {type(saved).__name__}; use another")
     if wrong := [key for key, kind in PARTS.items() if not isinstance(saved.get(key), kind)]:
         raise CheckpointError(
-            f"{path} was not written by phenokeep: {', '.join(wrong)} missing or of another type; use another"
+            f"{path} was not written by phenokeep: {', '.join(wrong)} missing or of another type; use another{WEIGHTS}"
         )
     effort = [saved["effort"].get(key) for key in ("samples", "seconds")]
     if not all(isinstance(number, int | float) for number in effort):
         raise CheckpointError(f"{path} was not written by phenokeep: its effort is no number; use another")
+    before = saved.get("started_from", [])  # older states do not say it
+    if not isinstance(before, list) or not all(map(_is_predecessor, before)) or not _are_names(saved["trained_on"]):
+        raise CheckpointError(f"{path} was not written by phenokeep: what it was trained on is unreadable; use another")
     return saved
+
+
+def _is_predecessor(entry: Any) -> bool:
+    """Whether this is what warm_start says of a file; that of published weights names neither effort nor wells."""
+    if not isinstance(entry, dict) or not _are_names([entry.get("path"), entry.get("sha256")]):
+        return False
+    ours = [entry[key] for key in ("samples", "seconds") if key in entry]
+    return (
+        len(ours) in (0, 2)
+        and all(isinstance(n, int | float) for n in ours)
+        and _are_names(entry.get("trained_on", []))
+    )
+
+
+def _are_names(values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(value, str) for value in values)
+
+
+def weights_of(saved: Mapping[str, Any] | None) -> str:
+    """What a report says of weights that are in no checkpoint."""
+    if not saved:
+        return "none: a question about metrics or data"
+    if saved["effort"]["samples"]:
+        return "trained in this run"
+    return (
+        f"none: {'weights of model.init_from' if saved['started_from'] else 'random weights'}, not trained in this run"
+    )
+
+
+def training(saved: Mapping[str, Any]) -> str:
+    """The effort of a training, and of those whose weights it started from, in words."""
+
+    def spent(effort: Mapping[str, Any]) -> str:
+        return f"{effort['samples']} samples, {effort['seconds']:.0f} s"
+
+    own = spent(saved["effort"]) if saved["effort"]["samples"] else "none"
+    before = [
+        f"{entry['path']} ({spent(entry) if 'samples' in entry else 'published weights'})"
+        for entry in saved.get("started_from", ())
+    ]
+    return own + (f"; started from {', '.join(before)}" if before else "")
 
 
 def _verify(path: Path) -> None:
@@ -68,11 +118,14 @@ def _verify(path: Path) -> None:
     """
     try:
         with zipfile.ZipFile(path) as records:
-            if sum(record.file_size for record in records.infolist()) > path.stat().st_size:
-                raise CheckpointError(f"{path} is refused: it would unpack to more than it is; use another")
-            wrong = records.testzip()
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
-        raise CheckpointError(f"{path} is damaged or no checkpoint ({error}); use another checkpoint") from error
+            grows = sum(record.file_size for record in records.infolist()) > path.stat().st_size
+            wrong = None if grows else records.testzip()
+    except Exception as error:  # zipfile raises whatever it stumbles over
+        raise CheckpointError(
+            f"{path} is damaged or no checkpoint ({error}); use another checkpoint{WEIGHTS}"
+        ) from error
+    if grows:
+        raise CheckpointError(f"{path} is refused: it would unpack to more than it is; use another")
     if wrong:
         raise CheckpointError(f"{path} is damaged ({wrong} has not its checksum); use another checkpoint")
 
@@ -96,6 +149,16 @@ def newest_checkpoint(folder: str | Path) -> tuple[Path, dict[str, Any]]:
         raise CheckpointError(f"{problem}, and {reason}. Leave out ckpt_path=last to start anew") from error
     log.warning("going on from %s, step %d: %s", previous, saved["global_step"], problem)
     return previous, saved
+
+
+def to_go_on_from(ckpt_path: str | None, folder: str | Path) -> tuple[Path | None, dict[str, Any] | None]:
+    """The checkpoint that a training goes on from and what it holds; `last` is the newest one in its folder.
+
+    Raises CheckpointError, also for `last` with none, so that nothing starts unasked.
+    """
+    if ckpt_path == "last":
+        return newest_checkpoint(folder)
+    return (Path(ckpt_path), read_checkpoint(ckpt_path)) if ckpt_path else (None, None)
 
 
 def trusted_config(path: str | Path) -> dict[str, Any]:
@@ -167,7 +230,7 @@ def load_weights(module: Any, state: dict[str, Any], path: str | Path) -> None:
         if key in state and own[key].shape != state[key].shape
     ]
     if missing or extra or shapes:
-        parts = [f"{len(keys)} {word} ({', '.join(keys[:3])} ...)" for word, keys in
+        parts = [f"{len(keys)} {word} ({', '.join(keys[:3])}{' ...' * (len(keys) > 3)})" for word, keys in
                  (("weights missing", missing), ("too many", extra), ("of another shape", shapes)) if keys]  # fmt: skip
         raise CheckpointError(
             f"{path} does not fit {type(module).__name__}: {'; '.join(parts)}. "

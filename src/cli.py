@@ -115,6 +115,14 @@ def _register_checkpoint(arguments: list[str], without: dict[str, str] | None = 
                 node = node.get(key, {}) if isinstance(node, dict) else {}
             if isinstance(node, dict) and isinstance(node.get(last), dict):  # a group, not a plain key
                 del node[last]
+        if without and "plate" in given and isinstance(data := base.get("data"), dict):
+            if "plate" in data:
+                raise ValueError(
+                    f"plate={given['plate']}: this checkpoint's data are drawn and read no plate of yours; choose a "
+                    "group that does, data=hcs_nuclei or data=pairs"
+                )
+            # In place of the plate that the checkpoint was trained on, and of what was said of it.
+            data |= {"root": "${plate}", "pixel_size": None, "plate_map": None}
     else:
         arguments = arguments + [f"{group}={name}" for group, name in (without or {}).items() if group not in given]
     ConfigStore.instance().store(group="checkpoint", name="base", node=base)

@@ -20,7 +20,7 @@ from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from .callbacks import AtomicCheckpoints, Last, NotFinite, PhenotypeMetrics, Provenance, Wandb, check_writable
-from .checkpoint import CheckpointError, load_weights, newest_checkpoint, read_checkpoint
+from .checkpoint import CheckpointError, load_weights, read_checkpoint, to_go_on_from, training, weights_of
 from .inference.predictor import Predictor
 from .methods import Methods
 from .models.speed import hasten
@@ -50,7 +50,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
     before training starts; NotFinite or OSError where it cannot go on, naming the last good checkpoint.
     """
     _prepare(cfg, "data", "model", "trainer")
-    resume, saved = _resume(cfg)
+    resume, saved = to_go_on_from(cfg.ckpt_path, cfg.output_dir)
     datamodule, model = _build(cfg, saved["scaling"] if saved else None, compiled=cfg.compile and cfg.fit)
     study = instantiate(cfg.study, _convert_="all") if cfg.test else None
     if study:
@@ -63,10 +63,10 @@ def train(cfg: DictConfig) -> dict[str, float]:
         log.warning(
             "%s holds an earlier run, which this one replaces; ckpt_path=last would go on from it", cfg.output_dir
         )
-    if not saved:
-        warm_start(model)
+    started_from = [] if saved else warm_start(model)
+    provenance = Provenance(OmegaConf.to_container(cfg, resolve=True), started_from)  # type: ignore[arg-type]
     loggers = _loggers(cfg)
-    trainer = _trainer(cfg, _callbacks(cfg), loggers)
+    trainer = _trainer(cfg, [*_callbacks(cfg), provenance], loggers)
     results: dict[str, float] = {}
     if cfg.fit:
         try:
@@ -75,12 +75,14 @@ def train(cfg: DictConfig) -> dict[str, float]:
             raise _stopped(error, trainer) from error
         results |= {key: float(value) for key, value in trainer.callback_metrics.items()}
     if study:
+        if cfg.fit or not saved:
+            saved, resume = provenance.state(trainer), None
         for best in filter(
             None, (getattr(callback, "best_model_path", "") for callback in trainer.checkpoint_callbacks)
         ):
             saved = read_checkpoint(best)
             load_weights(model, saved["state_dict"], best)
-        results |= _judge(cfg, study, model, datamodule, trainer.loggers, saved)
+        results |= _judge(cfg, study, model, datamodule, trainer.loggers, saved, resume)
     _finish(loggers)
     return results
 
@@ -100,7 +102,7 @@ def evaluate(cfg: DictConfig) -> dict[str, float]:
     if saved:
         load_weights(model, saved["state_dict"], cfg.ckpt_path)
     loggers = _loggers(cfg)
-    results = _judge(cfg, study, model, datamodule, loggers, saved)
+    results = _judge(cfg, study, model, datamodule, loggers, saved, cfg.ckpt_path)
     _finish(loggers)
     return results
 
@@ -177,13 +179,6 @@ def _check_channels(metrics: DictConfig, drawn: int, of_pairs: bool) -> None:
                 )
 
 
-def _resume(cfg: DictConfig) -> tuple[Path | None, dict[str, Any] | None]:
-    """The checkpoint to go on from and what it holds; `last` with none is an error, so that nothing starts unasked."""
-    if cfg.ckpt_path == "last":
-        return newest_checkpoint(cfg.output_dir)
-    return (Path(cfg.ckpt_path), read_checkpoint(cfg.ckpt_path)) if cfg.ckpt_path else (None, None)
-
-
 def _stopped(error: Exception, trainer: pl.Trainer) -> Exception:
     """The error that stopped training, with the checkpoint that is left and what to try."""
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
@@ -207,9 +202,7 @@ def _stopped(error: Exception, trainer: pl.Trainer) -> Exception:
 
 
 def _callbacks(cfg: DictConfig) -> list[pl.Callback]:
-    return [instantiate(node, _convert_="all") for node in cfg.callbacks.values() if node] + [
-        Provenance(OmegaConf.to_container(cfg, resolve=True))  # type: ignore[arg-type]
-    ]
+    return [instantiate(node, _convert_="all") for node in cfg.callbacks.values() if node]
 
 
 def _loggers(cfg: DictConfig) -> list[Any]:
@@ -246,12 +239,20 @@ def _trainer(cfg: DictConfig, callbacks: list[pl.Callback], loggers: list[Any], 
 
 
 def _judge(
-    cfg: DictConfig, study: Study, model: Any, datamodule: Any, loggers: list[Any], saved: dict[str, Any] | None
+    cfg: DictConfig,
+    study: Study,
+    model: Any,
+    datamodule: Any,
+    loggers: list[Any],
+    saved: dict[str, Any] | None,
+    path: str | Path | None,
 ) -> dict[str, float]:
-    """Runs the study over the test split and writes its tables, figures and report into the run's folder."""
+    """Runs the study over the test split and writes its tables, figures and report into the run's folder.
+
+    `saved` is what is known of the weights, `path` their checkpoint where they are not of this run.
+    """
     results: dict[str, float] = {}
-    effort = saved["effort"] if saved else {}
-    methods = Methods(model, datamodule, cfg.ckpt_path, saved, study.across)
+    methods = Methods(model, datamodule, path, saved, study.across)
 
     def judge(name: str | None, samples: Any = None) -> pd.DataFrame:
         logged = name is None and samples is None
@@ -284,14 +285,14 @@ def _judge(
     result = study.run(subject)
     facts = {
         "data": cfg.data.root,
-        "checkpoint": cfg.ckpt_path or ("trained in this run" if model else "none: a question about metrics or data"),
+        "checkpoint": str(path or weights_of(saved if model else None)),
         "split": f"{datamodule.split_origin}; judged on test",
         "scaling": f"{datamodule.scaling.kind}"
         + (f", {', '.join(datamodule.scaling.stretched)} by the whole image" if datamodule.scaling.stretched else "")
         + ("" if datamodule.comparable else ", intensities not comparable"),
         "pixel size": f"{datamodule.scaling.pixel_size:g} um"
         + (", fields of another size resampled to it" if cfg.data.rescale else ""),
-        "training": f"{effort['samples']} samples, {effort['seconds']:.0f} s" if saved else "none",
+        "training": training(saved) if saved else "none",
         "judging": f"{time.monotonic() - started:.0f} s",
     }
     publish(result, cfg, loggers, facts, datamodule.skipped)

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import tifffile
 import torch
+from hydra import compose, initialize_config_module
 
 from phenokeep import cli
 from phenokeep.checkpoint import CheckpointError, read_checkpoint
@@ -130,7 +131,6 @@ def test_too_little_memory_is_mended_by_keys_of_the_command(command, mends, not_
 def trained(runs):
     """A checkpoint of a tiny run."""
     from conftest import SMALL
-    from hydra import compose, initialize_config_module
 
     from phenokeep.run import train
 
@@ -151,6 +151,30 @@ def test_eval_composes_the_checkpoint_and_writes_a_report(run, trained, tmp_path
     assert "batch_size: 4" in page
     assert re.search(r"^seed: 3", page, re.M)
     assert re.search(r"crop: 64", page), "the checkpoint's own settings are the base"
+
+
+def test_a_plate_on_the_command_line_is_what_eval_reads(trained, plate, tmp_path):
+    saved = read_checkpoint(trained)
+    with pytest.raises(ValueError, match=r"data are drawn .*data=hcs_nuclei"):
+        cli._register_checkpoint([f"ckpt_path={trained}", f"plate={plate}"], cli.WITHOUT_CHECKPOINT)
+    saved["config"]["plate"] = "/first"
+    data = saved["config"]["data"]
+    del data["plate"], data["microscope"]
+    data.update({"root": "/first", "pixel_size": 0.3, "plate_map": "/first.csv", "batch_size": 3})
+    path = tmp_path / "own.ckpt"
+    torch.save(saved, path)
+    for more, expected in (
+        ([], ("/first", 0.3, "/first.csv")),
+        ([f"plate={plate}"], (str(plate), None, None)),
+        ([f"plate={plate}", "data.pixel_size=0.65"], (str(plate), 0.65, None)),
+        (["plate=/third", f"data.root={plate}"], (str(plate), None, None)),
+        (["data=hcs_nuclei", f"plate={plate}"], (str(plate), None, None)),
+    ):
+        arguments = cli._register_checkpoint([f"ckpt_path={path}", *more], cli.WITHOUT_CHECKPOINT)
+        with initialize_config_module("phenokeep.configs", version_base="1.3"):
+            read = compose("eval", [*arguments, f"output_dir={tmp_path}"]).data
+        assert (read.root, read.pixel_size, read.plate_map) == expected
+        assert read.batch_size == (8 if "data=hcs_nuclei" in more else 3)
 
 
 def test_training_refuses_a_checkpoint_of_another_model(run, trained, small, tmp_path):

@@ -108,7 +108,7 @@ def test_presets_figures_and_the_leaky_checkpoint_are_told(ordered):
     notes = " ".join(ordered.notes)
     assert "One training seed: DeepFill, ContextEncoder" in notes
     assert "those of data.masks (Rectangles)" in notes
-    assert "neither samples nor training wells are known" in notes
+    assert "what a checkpoint started from (model.init_from) are not counted; its wells are" in notes
     assert "without earlier stages" in ordered.captions["methods"]
     images = ordered.tables["per_image"].query("band.notna()")
     size = f"n = {images['id'].nunique()} images of 9 wells"

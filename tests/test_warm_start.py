@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from phenokeep.checkpoint import CheckpointError
-from phenokeep.models import ContextEncoder, DeepFill, EdgeConnect
+from phenokeep.checkpoint import CheckpointError, checked, read_checkpoint, weights_of
+from phenokeep.imaging.edges import Canny
+from phenokeep.inference.provenance import sha256_of
+from phenokeep.models import ContextEncoder, DeepFill, EdgeConnect, Restorer
 from phenokeep.models.nets import context_encoder_published as ce
 from phenokeep.models.nets import deepfill, edge_connect
 from phenokeep.models.published import WeightsError, export
@@ -15,6 +17,8 @@ from phenokeep.run import train
 from phenokeep.warmstart import warm_start
 
 BOYUAN = ("experiment=phirm/context_encoder", "model.variant=boyuan", "model.bottleneck=8", "data/masks=centre")
+NET = ("model.widths=[4,4]",)
+JUDGE = ("fit=false", "test=true", "study.n_bootstrap=50", "study.nulls=[background_median]", "study.classical=[]")
 STILL = ("model.generator_lr=1e-12", "model.discriminator_lr=1e-12")  # so that the first weights are the last
 KEEP = "callbacks.last={_target_: phenokeep.callbacks.Last, folder: '${output_dir}'}"
 
@@ -87,6 +91,7 @@ def test_one_run_starts_another_whole_or_part_by_part(config, said, tmp_path):
     warm_start(model)
     _close({k: v for k, v in before.items() if k.startswith("generator.")}, model.state_dict())
     _close(fresh, model.discriminator.state_dict())
+    assert said()[-2:] == [f"generator: from {first}", "discriminator: starts fresh, model.init_from does not name it"]
 
     for init_from, message in (
         ({"decoder": first}, r"names 'decoder'.*its parts are: generator, discriminator"),
@@ -99,6 +104,83 @@ def test_one_run_starts_another_whole_or_part_by_part(config, said, tmp_path):
     other.init_from = {"net": first}
     with pytest.raises(CheckpointError, match=r"holds no net; its parts are: discriminator, generator"):
         warm_start(other)
+
+
+def test_what_came_before_is_kept_and_its_wells_are_no_test_wells(config, files, said, tmp_path):
+    first, second = tmp_path / "first.ckpt", tmp_path / "second/last.ckpt"
+    cfg = config(*NET, KEEP)
+    train(cfg)
+    saved = read_checkpoint(f"{cfg.output_dir}/last.ckpt")
+    own = saved["trained_on"]
+    plate = own[0].split(":")[0]
+    tested = sorted({f"{plate}:B0{number}" for number in range(2, 8)} - set(own))
+    assert tested
+    assert saved["started_from"] == []
+    elsewhere = "another plate:B02"  # of the same name as a well of this plate, and no leak
+    published = {"path": "/netG.pth", "sha256": "b" * 64}
+    torch.save(saved | {"trained_on": [elsewhere, *tested], "started_from": [published]}, first)
+
+    train(config(*NET, KEEP, f"model.init_from={first}", f"output_dir={second.parent}"))
+    then = read_checkpoint(second)
+    assert then["trained_on"] == sorted({*own, elsewhere, *tested})
+    assert then["effort"]["samples"] == saved["effort"]["samples"]
+    entry = {"path": str(first), "sha256": sha256_of(first), "trained_on": [elsewhere, *tested], **saved["effort"]}
+    assert then["started_from"] == [entry, published]
+    third = warm_start(Restorer(widths=(4, 4), init_from={"net": str(second)}))
+    assert [known["path"] for known in third] == [str(second), str(first), "/netG.pth"]
+    generator = f"{files}/netG_streetview.pth"
+    known = warm_start(ContextEncoder(1, "boyuan", 8, init_from={"generator": generator}))
+    assert known == [{"path": generator, "sha256": sha256_of(generator)}]
+
+    train(config(*NET, *JUDGE, f"model.init_from={second}", f"output_dir={tmp_path}/judged"))
+    page = (tmp_path / "judged/report.html").read_text()
+    assert "none: weights of model.init_from, not trained in this run" in page
+    assert f"none; started from {second} (" in page
+    assert f"{first} (" in page
+    assert "/netG.pth (published weights)" in page
+    assert "Leaky split" in page
+    for now, words in (
+        (saved, "trained in this run"),
+        (None, "none: a question about metrics or data"),
+        ({"effort": {"samples": 0}, "started_from": []}, "none: random weights, not trained in this run"),
+    ):
+        assert weights_of(now) == words
+
+    del saved["started_from"]
+    saved["config"]["model"]["init_from"] = "/before.ckpt"
+    torch.save(saved, first)
+    warm_start(Restorer(widths=(4, 4), init_from={"net": str(first)}))
+    assert "first.ckpt started from /before.ckpt and, written by an earlier version, does not say which" in " ".join(
+        said()
+    )
+    for wrong in ({"started_from": [{"path": "a"}]}, {"started_from": {}}, {"trained_on": [[1]]},
+                  {"started_from": [published | {"samples": 1}]}):  # fmt: skip
+        with pytest.raises(CheckpointError, match="what it was trained on is unreadable"):
+            checked(saved | wrong, first)
+
+
+@pytest.mark.parametrize(("stage", "part"), [("finetune", "edge_generator"), ("joint", "inpaint_generator")])
+def test_edge_maps_of_other_settings_are_refused_by_a_frozen_network_and_told_to_others(stage, part, said, tmp_path):
+    model = EdgeConnect(stage, blocks=1, edges=Canny(2.0, 0.05, 0.1), perceptual=None, style=None)
+    parts = {
+        "state_dict": model.state_dict(),
+        "scaling": {},
+        "trained_on": [],
+        "effort": {"samples": 1, "seconds": 1.0},
+    }
+    for name, edges in (("same", {"sigma": 2, "low": 0.05, "high": 0.1}), ("not_said", None), ("other", {"low": 0.07})):
+        torch.save(parts | {"config": {"model": {"edges": edges}}}, tmp_path / f"{name}.ckpt")
+        model.init_from = {part: f"{tmp_path}/{name}.ckpt"}
+        if name == "other" and stage == "finetune":
+            with pytest.raises(
+                CheckpointError, match=r"other.ckpt .* edge_generator is frozen .*model.edges.low=0.07$"
+            ):
+                warm_start(model)
+        else:
+            warm_start(model)
+            assert any("learnt from edge maps of model.edges.low=0.07" in line for line in said()) == (name == "other")
+    model.init_from = {"inpaint_generator": f"{tmp_path}/same.ckpt", "inpaint_discriminator": f"{tmp_path}/same.ckpt"}
+    assert [entry["path"] for entry in warm_start(model)] == [f"{tmp_path}/same.ckpt"]
 
 
 class _One(nn.Module):
@@ -121,11 +203,14 @@ def test_a_checkpoint_with_more_parts_gives_the_one_that_is_named(config):
     half = Half()
     warm_start(half)
     _close(half.state_dict(), _weights(f"{cfg.output_dir}/last.ckpt"))
+    half.init_from = half.init_from["generator"]
+    with pytest.raises(CheckpointError, match=r"holds discriminator, generator, and Half has generator: .*from=\{gen"):
+        warm_start(half)
 
 
 @pytest.mark.parametrize(("path", "said_so"), [
     ("runs/phirm/context_encoder_pretrain/seed_3/last.ckpt",
-     "python train.py experiment=phirm/context_encoder_pretrain seed=3$"),
+     "with your own settings of data and model .*: python train.py experiment=phirm/context_encoder_pretrain seed=3$"),
     ("/far/away/quickstart/seed_0/best.ckpt", "python train.py experiment=quickstart seed=0 runs=/far/away$"),
     ("runs/phirm/no_such_thing/seed_3/last.ckpt", "correct the path$"),
     ("weights/netG.pth", "no checkpoint at weights/netG.pth; correct the path$"),
@@ -136,6 +221,28 @@ def test_a_missing_predecessor_says_which_command_makes_it(path, said_so):
         warm_start(model)
     model.init_from = {"generator": path}
     with pytest.raises(CheckpointError, match=said_so):
+        warm_start(model)
+
+
+@pytest.mark.parametrize("init_from", ["", {}])
+def test_an_empty_name_is_no_fresh_start(init_from):
+    with pytest.raises(CheckpointError, match=r"model.init_from names nothing.*null"):
+        warm_start(ContextEncoder(1, bottleneck=8, init_from=init_from))
+
+
+def test_a_checkpoint_of_another_variant_is_refused_as_published_weights_are(tmp_path):
+    torch.manual_seed(0)
+    model = DeepFill(1, "pytorch_port")
+    parts = {"scaling": {}, "trained_on": [], "effort": {"samples": 1, "seconds": 1.0}}
+    for variant in ("official", "pytorch_port"):
+        saved = {"state_dict": model.state_dict(), "config": {"model": {"variant": variant}}, **parts}
+        torch.save(saved, tmp_path / f"{variant}.ckpt")
+    for part in (None, "generator", "discriminator"):
+        first, other = (tmp_path / f"{variant}.ckpt" for variant in ("pytorch_port", "official"))
+        model.init_from = {part: str(other)} if part else str(other)
+        with pytest.raises(CheckpointError, match=r"official.ckpt .*set model.variant=official"):
+            warm_start(model)
+        model.init_from = {part: str(first)} if part else str(first)
         warm_start(model)
 
 
@@ -174,6 +281,21 @@ def test_deepfill_from_one_file_with_both_networks_or_the_generator_alone(files,
         warm_start(model)
 
 
+@pytest.mark.parametrize(("part", "change", "message"), [
+    ("G", {"new.a": torch.zeros(1)}, r"deepfill_v2/generator: 1 extra \(new.a\)"),
+    ("G", {"conv1.conv.bias": None, "new.a": torch.zeros(1)}, r"generator: 1 missing \(conv1.conv.bias\); 1 extra"),
+    ("G", {"conv6.conv.bias": torch.zeros(3)}, r"generator: 1 of another shape \(conv6.conv.bias is \(3,\), here"),
+    ("D", {"conv2.conv_sn.bias": None}, r"deepfill_v2/discriminator: 1 missing \(conv2.conv_sn.bias\)"),
+])  # fmt: skip
+def test_a_file_that_nearly_fits_is_an_error_that_lists_the_keys(files, tmp_path, said, part, change, message):
+    saved = torch.load(files / "states_both.pth", weights_only=True)
+    saved[part] = {key: value for key, value in (saved[part] | change).items() if value is not None}
+    torch.save(saved, tmp_path / "states.pth")
+    with pytest.raises(WeightsError, match=rf"states.pth does not fit .*{message}"):
+        warm_start(DeepFill(1, init_from=f"{tmp_path}/states.pth"))
+    assert not any("starts fresh" in line for line in said())
+
+
 def test_a_folder_of_published_files_under_their_names(tmp_path, said):
     torch.manual_seed(0)
     net = edge_connect.EdgeGenerator()
@@ -188,8 +310,9 @@ def test_a_folder_of_published_files_under_their_names(tmp_path, said):
     (tmp_path / "EdgeModel_gen.pth").unlink()
     with pytest.raises(WeightsError, match=r"has no EdgeModel_gen.pth"):
         warm_start(model)
-    with pytest.raises(CheckpointError, match="is a folder"):
-        warm_start(ContextEncoder(1, "boyuan", 8, init_from=str(tmp_path)))
+    for init_from in (str(tmp_path), {"generator": str(tmp_path)}):
+        with pytest.raises(CheckpointError, match="is a folder"):
+            warm_start(ContextEncoder(1, "boyuan", 8, init_from=init_from))
 
 
 def test_a_file_of_one_network_does_not_start_two(files, tmp_path):
@@ -197,7 +320,7 @@ def test_a_file_of_one_network_does_not_start_two(files, tmp_path):
     torch.save({"discriminator": export(edge_connect.Discriminator(2))}, path)
     with pytest.raises(WeightsError, match=r"holds no edge_generator .*init_from=\{edge_generator: FILE"):
         warm_start(EdgeConnect("edge", init_from=str(path)))
-    with pytest.raises(WeightsError, match=r"does not fit EdgeConnect.*context_encoder/boyuan_generator"):
+    with pytest.raises(WeightsError, match=r"edge_generator: .*missing.*extra.*context_encoder/boyuan_generator"):
         warm_start(EdgeConnect("edge", init_from=f"{files}/netG_streetview.pth"))
 
 

@@ -3,6 +3,7 @@
 import logging
 import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,11 +81,18 @@ class Last(Checkpoint):
 
 
 class Provenance(pl.Callback):
-    """Puts plain values into every checkpoint: the resolved config, the scaling, the wells seen, the effort spent."""
+    """Puts plain values into every checkpoint: the resolved config, the scaling, the wells seen, the effort spent.
 
-    def __init__(self, config: dict[str, Any]) -> None:
-        self.config = config
-        self._started, self._seconds_before = time.monotonic(), 0.0
+    The wells (plate:well) are those of this training and validation, of the checkpoints whose weights it started from
+    (`started_from`, what warm_start returns, kept in the checkpoint too) and of the one it was resumed from. A plate is
+    known by its name, as it is for its range. The effort is this training's own.
+    """
+
+    def __init__(self, config: dict[str, Any], started_from: Sequence[dict[str, Any]] = ()) -> None:
+        self.config, self.started_from = config, list(started_from)
+        self._wells = {well for entry in started_from for well in entry.get("trained_on", ())}
+        self._started: float | None = None
+        self._seconds_before = 0.0
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._started = time.monotonic()
@@ -93,17 +101,25 @@ class Provenance(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         self._seconds_before = checkpoint["effort"]["seconds"]
+        self._wells |= set(checkpoint["trained_on"])
+        self.started_from = checkpoint.get("started_from", [])
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        checkpoint["config"] = self.config
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        checkpoint["scaling"] = data.scaling.state()
-        checkpoint["trained_on"] = data.groups("train", "val")
-        checkpoint["effort"] = {
-            "samples": (trainer.fit_loop.total_batch_idx + 1) * data.batch_size * trainer.world_size,
-            "seconds": self._seconds_before + time.monotonic() - self._started,
+        checkpoint |= self.state(trainer) | {"scaling": data.scaling.state()}
+
+    def state(self, trainer: pl.Trainer) -> dict[str, Any]:
+        """What is known of the weights as they stand, also where nothing has been trained."""
+        data: Any = trainer.datamodule if self._started is not None else None  # type: ignore[attr-defined]
+        samples = (trainer.fit_loop.total_batch_idx + 1) * data.batch_size * trainer.world_size if data else 0
+        seconds = self._seconds_before + (time.monotonic() - self._started if self._started is not None else 0.0)
+        return {
+            "config": self.config,
+            "trained_on": sorted(self._wells.union(data.groups("train", "val") if data else ())),
+            "effort": {"samples": samples, "seconds": seconds},
+            "started_from": self.started_from,
         }
 
 

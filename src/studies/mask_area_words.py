@@ -113,8 +113,8 @@ def notes(
     told += [
         "PhIRM compares numbers and areas, not places; rim F1 stands beside it, and counts only nuclei whose "
         "visible part says something about the hidden one.",
-        "Networks trained on different numbers of samples are compared as they are: see samples and seconds. Of what a "
-        "checkpoint started from (model.init_from) neither samples nor training wells are known here.",
+        "Networks trained on different numbers of samples are compared as they are: see samples and seconds. Those "
+        "of what a checkpoint started from (model.init_from) are not counted; its wells are, where the split leaks.",
     ]
     if not presets:
         told.append("The metrics lack phirm_paper, so PhIRM is given in one preset only.")
