@@ -33,6 +33,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """
     import torch
 
+    from .models.weightfiles import would_call
+
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(
@@ -42,9 +44,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a pickle that torch did not write makes it raise anything
-        if runs := re.search(r"Unsupported global: GLOBAL ([\w.]+)", str(error)):
+        if called := would_call(error):
             raise CheckpointError(
-                f"{path} is refused: it holds {runs[1]}, and loading that could run code. Use a checkpoint written by "
+                f"{path} is refused: it holds {called}, and loading that could run code. Use a checkpoint written by "
                 "phenokeep"
             ) from error
         raise CheckpointError(

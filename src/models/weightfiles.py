@@ -32,14 +32,20 @@ def read(path: str | Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # what is no pickle, or a damaged one, makes torch raise anything
-        if runs := re.search(r"Unsupported global: GLOBAL ([\w.]+)", str(error)):
+        if called := would_call(error):
             raise WeightsError(
-                f"{path} is refused: it holds {runs[1]}, and loading that could run code. Use a file of tensors and "
+                f"{path} is refused: it holds {called}, and loading that could run code. Use a file of tensors and "
                 "plain values, as torch.save writes it of a state dict"
             ) from error
         reason = re.search(r"WeightsUnpickler error:\s*(.+)", str(error)) or re.search("(.+)", str(error))
         said = reason[1].split(" In PyTorch")[0][:120] if reason else type(error).__name__
         raise WeightsError(f"{path} is no readable file of weights ({said}); {AGAIN}") from error
+
+
+def would_call(error: Exception) -> str | None:
+    """What unpickling a file would call, by the error with which torch declined to."""
+    found = re.search(r"unsupported global:? (?:global )?([\w.]+)", str(error), re.IGNORECASE)
+    return found[1] if found else None
 
 
 def _damage(path: Path) -> str:
