@@ -109,7 +109,8 @@ def main() -> None:
     args.batch = args.batch or (2 if args.device == "cpu" else 16)
     modes = args.modes or [mode for mode in MODES if mode != "tf32" or args.device == "cuda"]
     warnings.filterwarnings("ignore")
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.ERROR)
+    for noisy in ("pytorch_lightning.utilities.rank_zero", "phenokeep"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
     print(f"{_machine(args.device)}, torch {torch.__version__}, batch {args.batch}, {args.size}x{args.size} px")
     tables = []
     for method in args.methods:
